@@ -27,9 +27,14 @@ def root() -> pathlib.Path:
     return ROOT
 
 
-def shared(*parts: str) -> pathlib.Path:
-    """A file of the reference material beside the checkout; skips the test without it."""
-    path = ROOT.parent.joinpath("shared", *parts)
-    if not path.exists():
-        pytest.skip(f"needs ../shared/{'/'.join(parts)}, which is not here")
-    return path
+@pytest.fixture(scope="session")
+def shared():
+    """Finds reference material beside the checkout; skips the test where it is absent."""
+
+    def find(*parts: str) -> pathlib.Path:
+        path = ROOT.parent.joinpath("shared", *parts)
+        if not path.exists():
+            pytest.skip(f"needs ../shared/{'/'.join(parts)}, which is not here")
+        return path
+
+    return find

@@ -181,6 +181,18 @@ class RunContext(Protocol):
     def load_variables(self, path: str) -> Variables:
         """Reads the newest good checkpoint of another workdir (averaged parameters if kept)."""
 
+    def fit(
+        self,
+        name: str,
+        task: Task,
+        config: ml_collections.ConfigDict,
+        variables: Variables | None = None,
+    ) -> Variables:
+        """Trains `task` with the common loop in ``workdir/name`` and returns its variables.
+
+        Starts from `variables` where given. Resumes, and returns at once when it has finished.
+        """
+
     def progress(self, total: int, description: str) -> Any:
         """A progress bar: a context manager with ``update(n=1)``."""
 

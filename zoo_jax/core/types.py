@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from jaxtyping import Array, Key as _Key
+from jaxtyping import Array
+from jaxtyping import Key as _Key
 
 Key = _Key[Array, ""]  # a typed PRNG key
 Params = Any  # nested dicts of arrays
