@@ -1,0 +1,182 @@
+"""What the binaries share: flags, the config flag, errors as one line, set-up of devices."""
+
+import os
+import pathlib
+import signal
+import sys
+from collections.abc import Callable, Sequence
+
+import jax
+import ml_collections
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from zoo_jax.core import registry
+from zoo_jax.core.config import flatten
+from zoo_jax.core.errors import ConfigError, ZooError, closest
+from zoo_jax.core.types import Variables
+
+USER_ERROR = 2
+CACHE = pathlib.Path(__file__).resolve().parent.parent / ".cache" / "jax"
+
+
+def define_config_flag(required: bool = True):
+    """Defines ``--config=experiments/configs/<method>/<file>.py:argument``."""
+    holder = config_flags.DEFINE_config_file(
+        "config",
+        None,
+        "The experiment: a file below experiments/configs, with its argument after a colon."
+        " --config.section.key=value changes one key.",
+        lock_config=True,
+    )
+    if required:
+        flags.mark_flag_as_required("config")
+    return holder
+
+
+def define_run_flags() -> None:
+    """Defines the flags of binaries that own a workdir and devices."""
+    flags.DEFINE_string("workdir", None, "Folder of the run; the same one resumes it.")
+    flags.mark_flag_as_required("workdir")
+    flags.DEFINE_bool(
+        "allow_config_change",
+        False,
+        "Go on in a workdir that was started with another config.",
+    )
+    flags.DEFINE_enum(
+        "distributed",
+        "none",
+        ["none", "auto", "explicit"],
+        "How to find the other processes: 'auto' reads SLURM, GKE, Cloud TPU or Open MPI;"
+        " 'explicit' takes the three flags below or ZOO_COORDINATOR, ZOO_NUM_PROCESSES and"
+        " ZOO_PROCESS_ID.",
+    )
+    flags.DEFINE_string("coordinator", None, "host:port of process 0.")
+    flags.DEFINE_integer("num_processes", None, "How many processes take part.")
+    flags.DEFINE_integer("process_id", None, "The number of this one, from 0.")
+
+
+def run_main(main: Callable[[Sequence[str]], int | None]) -> None:
+    """Runs a binary: a user's mistake is one line and exit code 2, never a traceback."""
+    # Compiled programs are kept between runs, unless the environment says where or how.
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        jax.config.update("jax_compilation_cache_dir", str(CACHE))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    try:
+        app.run(_guarded(main), flags_parser=_parse)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
+
+
+def _parse(argv: Sequence[str]) -> list[str]:
+    try:
+        return flags.FLAGS(argv)
+    except flags.UnrecognizedFlagError as error:
+        _fail(_unknown_flag(error))
+    except (flags.Error, ZooError) as error:
+        _fail(str(error).strip().splitlines()[0])
+    except FileNotFoundError as error:
+        _fail(f"no config file {error.filename!r}: see experiments/configs")
+    except (AttributeError, KeyError) as error:
+        # ml_collections: an override names a key that the locked config does not have.
+        _fail(_unknown_key(argv, error))
+    except (TypeError, ValueError) as error:
+        _fail(f"a --config.* override has the wrong type: {str(error).splitlines()[0]}")
+    raise AssertionError("unreachable")
+
+
+def _unknown_flag(error: flags.UnrecognizedFlagError) -> str:
+    name = error.flagname
+    if name.startswith("config."):
+        return _unknown_key([f"--{name}"], error)
+    known = [n for n in flags.FLAGS if not n.startswith("config.")]
+    return f"unknown flag --{name}: {closest(name, known)}"
+
+
+def _unknown_key(argv: Sequence[str], error: Exception) -> str:
+    try:
+        known = list(flatten(flags.FLAGS["config"].value))
+    except Exception:
+        known = []
+    for argument in argv:
+        if not argument.startswith(("--config.", "-config.")):
+            continue
+        name = argument.split("=", 1)[0].lstrip("-").removeprefix("config.")
+        sections = {k.rsplit(".", i)[0] for k in known for i in range(k.count(".") + 1)}
+        if known and name not in sections:
+            return f"unknown config key {name!r}: {closest(name, known)}"
+    return f"cannot apply the config overrides: {str(error).splitlines()[0]}"
+
+
+def _guarded(main: Callable[[Sequence[str]], int | None]) -> Callable:
+    def guarded(argv: Sequence[str]) -> int | None:
+        from zoo_jax.train.preempt import Interrupted
+
+        logging.set_verbosity(logging.INFO)
+        if len(argv) > 1:
+            _fail(f"unexpected argument {argv[1]!r}: flags look like --name=value")
+        try:
+            return main(argv)
+        except Interrupted as stop:
+            print(stop, file=sys.stderr)
+            sys.exit(128 + stop.signum)
+        except ZooError as error:
+            _fail(str(error))
+        except OSError as error:
+            if error.errno is None:
+                raise
+            where = f" {error.filename!r}" if error.filename else ""
+            _fail(f"{error.strerror}{where}")
+
+    return guarded
+
+
+def _fail(message: str) -> None:
+    print("error: " + " ".join(message.split()), file=sys.stderr)
+    sys.exit(USER_ERROR)
+
+
+def start_devices(config: ml_collections.ConfigDict):
+    """Joins the other processes if flags say so, and builds the mesh."""
+    from zoo_jax.train.mesh import initialize_distributed, make_mesh
+
+    args = flags.FLAGS
+    initialize_distributed(
+        args.distributed,
+        coordinator=args.coordinator,
+        num_processes=args.num_processes,
+        process_id=args.process_id,
+    )
+    return make_mesh(config.get("mesh", {}).get("devices", 0))
+
+
+def load_method(config: ml_collections.ConfigDict):
+    """The method module of a config, after checking the config's top-level keys."""
+    from zoo_jax.train.loop import LOOP_KEYS
+
+    if not config.get("task"):
+        raise ConfigError("the config has no 'task': name a method there")
+    method = registry.get(config.task)
+    known = LOOP_KEYS | set(method.CONFIG_KEYS)
+    for key in config:
+        if key not in known:
+            raise ConfigError(f"unknown config key {key!r}: {closest(key, known)}")
+    return method
+
+
+def load_variables(where: str, *, best: bool = False) -> Variables:
+    """Reads trained or published parameters.
+
+    Args:
+      where: A workdir, or ``<model name>:<weights file>`` for published weights, e.g.
+        ``deep_k_means/wide_resnet_16_4:wrn.safetensors``.
+      best: The best kept step of a workdir instead of the newest.
+    """
+    from zoo_jax import models
+    from zoo_jax.train.run import workdir_variables
+
+    name, colon, weights = where.partition(":")
+    if colon and name in models.MODELS:
+        return models.training_variables(name, weights)
+    return workdir_variables(where, best=best)
