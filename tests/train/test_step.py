@@ -25,6 +25,10 @@ def make_batch(seed=0, size=toys.BATCH):
     return {"image": image.astype(np.float32), "label": label.astype(np.int32)}
 
 
+def fresh(task):
+    return jax.jit(lambda key: init_state(task, key, make_batch()))(make_key(1))
+
+
 def run(task, batches, *, accumulate=1, devices=1, state=None, streams=("train",)):
     mesh = make_mesh(devices)
     step = jax.jit(
@@ -33,7 +37,7 @@ def run(task, batches, *, accumulate=1, devices=1, state=None, streams=("train",
         out_shardings=replicated(mesh),
     )
     if state is None:
-        state = jax.jit(lambda k: init_state(task, k, make_batch()))(make_key(1))
+        state = fresh(task)
     state = jax.device_put(state, replicated(mesh))
     metrics = None
     for batch in batches:
@@ -74,7 +78,7 @@ def test_step_is_plain_gradient_descent_on_the_weighted_mean_of_terms():
     state, metrics = run(task, [make_batch(0)])
     state2, _ = run(task, [make_batch(0), make_batch(1)])
 
-    start = jax.jit(lambda k: init_state(task, k, make_batch()))(make_key(1))
+    start = fresh(task)
     w, b = (np.asarray(start.params["net"][k], np.float64) for k in ("kernel", "bias"))
     for i, far in ((0, 1.0), (1, 2.0)):
         batch = make_batch(i)
@@ -166,7 +170,7 @@ def test_players_move_only_when_it_is_their_turn():
         (0,),
         (0, 1),
     ]
-    before = jax.jit(lambda k: init_state(task, k, make_batch()))(make_key(1))
+    before = fresh(task)
     state, metrics = run(task, [make_batch(0), make_batch(1)])
     close(state.params["generator"], before.params["generator"], 0)
     assert "generator/loss" not in metrics
@@ -180,7 +184,7 @@ def test_players_move_only_when_it_is_their_turn():
 
 
 def test_a_network_that_nobody_owns_does_not_move():
-    before = init_state(toys.frozen_teacher(), make_key(1), make_batch())
+    before = fresh(toys.frozen_teacher())
     state, metrics = run(toys.frozen_teacher(), [make_batch(i) for i in range(4)])
     close(state.params["teacher"], before.params["teacher"], 0)
     _, first = run(toys.frozen_teacher(), [make_batch(0)])
@@ -193,7 +197,7 @@ def test_each_set_of_active_players_compiles_once():
     step = jax.jit(
         chex.assert_max_traces(make_train_step(task), n=2), static_argnames="active"
     )
-    state = jax.jit(lambda k: init_state(task, k, make_batch()))(make_key(1))
+    state = fresh(task)
     for i in range(6):
         state, _ = step(state, {"train": make_batch(i)}, active=active_players(task, i))
 
@@ -274,7 +278,7 @@ def test_a_state_that_is_infinite_by_design_does_not_stop_training():
 def test_averages_follow_the_parameters():
     task = toys.classifier(optax.sgd(0.1), ema=0.75)
     states = [run(task, [make_batch(i) for i in range(n)])[0] for n in (1, 2)]
-    start = jax.jit(lambda k: init_state(task, k, make_batch()))(make_key(1))
+    start = fresh(task)
     average = start.params["net"]
     for state in states:
         average = jax.tree.map(
