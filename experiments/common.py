@@ -153,7 +153,7 @@ def start_devices(config: ml_collections.ConfigDict):
 
 def load_method(config: ml_collections.ConfigDict):
     """The method module of a config, after checking the config's top-level keys."""
-    from zoo_jax.train.loop import LOOP_KEYS
+    from zoo_jax.train.settings import LOOP_KEYS
 
     if not config.get("task"):
         raise ConfigError("the config has no 'task': name a method there")

@@ -28,7 +28,7 @@ def main(argv: Sequence[str]) -> None:
     config = _CONFIG.value
     method = common.load_method(config)
     from zoo_jax.core.files import write_json
-    from zoo_jax.train.loop import evaluate_variables
+    from zoo_jax.train.evaluate import evaluate_variables
     from zoo_jax.train.mesh import make_mesh
 
     mesh = make_mesh(config.get("mesh", {}).get("devices", 0))

@@ -17,7 +17,7 @@ BATCH, SIDE, CLASSES = 16, 6, 4
 def toy_config(**changes) -> ml_collections.ConfigDict:
     """A config that any toy task can run on."""
     images = dict(name="synthetic_images", height=SIDE, width=SIDE, channels=1)
-    images |= dict(num_classes=CLASSES, transforms=[dict(name="to_float")])
+    images |= dict(num_classes=CLASSES, transform=[dict(name="to_float")])
     config = dict(
         task="toy",
         seed=3,

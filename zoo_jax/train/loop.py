@@ -6,7 +6,7 @@ the batches that were skipped for not being finite.
 """
 
 import collections
-import dataclasses
+import contextlib
 import pathlib
 import time
 from collections.abc import Mapping
@@ -18,20 +18,20 @@ from absl import logging
 from jax.sharding import Mesh
 
 from zoo_jax.core import rng
-from zoo_jax.core.config import digest, require_keys, to_dict
-from zoo_jax.core.errors import ConfigError, DivergenceError, closest
+from zoo_jax.core.config import digest, to_dict
+from zoo_jax.core.errors import ConfigError, DivergenceError
 from zoo_jax.core.tree import named_leaves
-from zoo_jax.core.types import Variables
-from zoo_jax.data.loader import eval_batches, train_batches
-from zoo_jax.data.source import open_source, split_spec
+from zoo_jax.core.types import Metrics, Variables
 from zoo_jax.task import Task, TrainState
 from zoo_jax.train.checkpoint import Checkpointer
 from zoo_jax.train.diagnose import describe_nonfinite
-from zoo_jax.train.evaluate import default_evaluator, make_evaluate
-from zoo_jax.train.mesh import check_batch_size, put_batch, replicated
+from zoo_jax.train.evaluate import Evaluations
+from zoo_jax.train.mesh import replicated
 from zoo_jax.train.preempt import Interrupted, StopRequest
 from zoo_jax.train.profile import Profiler, progress_bar
+from zoo_jax.train.settings import Settings
 from zoo_jax.train.step import active_players, build_state, init_state, make_train_step
+from zoo_jax.train.streams import Stream, open_streams
 from zoo_jax.train.writers import RunWriter, SilentWriter
 
 CHECKPOINTS = "checkpoints"
@@ -39,163 +39,6 @@ CHECKPOINTS = "checkpoints"
 AHEAD = 2
 # With several processes, asking for a signal is a collective: not at every step.
 ASK_EVERY = 10
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Settings:
-    """What the loop reads of a config; everything else in it is the method's."""
-
-    steps: int
-    seed: int = 0
-    log_every: int = 50
-    accumulate: int = 1
-    max_streak: int = 10  # stop after so many batches in a row that were not finite
-    tensorboard: bool = True
-    init_from: str = ""  # read by the binaries, not by the loop
-    task: str = ""
-    procedure: str = ""
-    data: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    eval: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    mesh: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    checkpoint: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-
-    @classmethod
-    def of(cls, config: Mapping[str, Any]) -> "Settings":
-        """Picks the loop's keys out of a config and checks the sections it knows.
-
-        Raises:
-          ConfigError: for a missing or unknown key, or a value that cannot work.
-        """
-        names = {f.name for f in dataclasses.fields(cls)}
-        plain = to_dict(config)
-        if "steps" not in plain:
-            raise ConfigError("the config has no 'steps': set config.steps")
-        self = cls(**{k: v for k, v in plain.items() if k in names})
-        require_keys(self.mesh, {"devices"}, "mesh")
-        require_keys(
-            self.checkpoint,
-            {"every", "keep_last", "keep_best", "best_metric", "best_mode"},
-            "checkpoint",
-        )
-        for name, section in self.eval.items():
-            require_keys(section, {"stream", "every", "averaged"}, f"eval.{name}")
-        for name in ("steps", "log_every", "max_streak"):
-            if getattr(self, name) < 1:
-                raise ConfigError(
-                    f"{name}={getattr(self, name)}: it must be at least 1"
-                )
-        return self
-
-
-LOOP_KEYS = frozenset(f.name for f in dataclasses.fields(Settings))
-
-
-class Stream:
-    """A training stream on the devices, one batch ahead, that knows its place in the data."""
-
-    def __init__(self, section: Mapping[str, Any], settings: Settings, mesh: Mesh):
-        """Opens the source; `restore` or `next` starts reading."""
-        spec, options = split_spec(section)
-        self.batch_size = options["batch_size"]
-        self._batches = train_batches(
-            open_source(spec),
-            seed=settings.seed,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-            **options,
-        )
-        self._mesh = mesh
-        self._ahead: dict[str, jax.Array] | None = None
-        self._state = self._batches.state()
-
-    def spec(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shapes and dtypes of the global batch."""
-        self.prefetch()
-        return {
-            name: jax.ShapeDtypeStruct(array.shape, array.dtype)
-            for name, array in self._ahead.items()
-        }
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Goes on where a checkpoint was."""
-        self._batches.restore(state)
-        self._ahead, self._state = None, self._batches.state()
-
-    def state(self) -> dict[str, Any]:
-        """The place after the last batch that `next` gave."""
-        return self._state
-
-    def prefetch(self) -> None:
-        """Starts copying the next batch to the devices."""
-        if self._ahead is None:
-            self._ahead = put_batch(next(self._batches), self._mesh)
-
-    def next(self) -> dict[str, jax.Array]:
-        """The next global batch."""
-        self.prefetch()
-        batch, self._ahead = self._ahead, None
-        self._state = self._batches.state()
-        return batch
-
-    def close(self) -> None:
-        """Stops the workers."""
-        self._batches.close()
-
-
-class Evaluations:
-    """The measurements that a config asks for, compiled once each."""
-
-    def __init__(self, task: Task, settings: Settings, mesh: Mesh):
-        """Opens the evaluation sources.
-
-        Raises:
-          ConfigError: if a measurement names a stream that is not there.
-        """
-        self._plan = []
-        for name, section in settings.eval.items():
-            stream = section.get("stream", name)
-            if stream not in settings.data:
-                raise ConfigError(
-                    f"eval.{name}.stream={stream!r} is not in config.data:"
-                    f" {closest(stream, settings.data)}"
-                )
-            spec, options = split_spec(settings.data[stream])
-            check_batch_size(options["batch_size"], mesh, f"data.{stream}")
-            evaluator = task.evaluators.get(name) or default_evaluator(task)
-            self._plan.append(
-                (
-                    name,
-                    section,
-                    open_source(spec),
-                    options,
-                    make_evaluate(evaluator, mesh),
-                )
-            )
-
-    def due(self, iteration: int, last: bool) -> list[int]:
-        """Indices of the measurements to make after `iteration` iterations."""
-        return [
-            i
-            for i, (_, section, *_) in enumerate(self._plan)
-            if last or (section.get("every", 0) and iteration % section["every"] == 0)
-        ]
-
-    def run(
-        self, state: TrainState, which: list[int] | None = None
-    ) -> dict[str, float]:
-        """``{"<measurement>/<metric>": value}``."""
-        out = {}
-        for i in range(len(self._plan)) if which is None else which:
-            name, section, source, options, evaluate = self._plan[i]
-            batches = eval_batches(
-                source,
-                process_index=jax.process_index(),
-                process_count=jax.process_count(),
-                **options,
-            )
-            found = evaluate(variables(averaged=section.get("averaged", True)), batches)
-            out |= {f"{name}/{metric}": value for metric, value in found.items()}
-        return out
 
 
 def fit(
@@ -228,124 +71,110 @@ def fit(
       Interrupted: after a signal, with a checkpoint of the current iteration.
     """
     settings = Settings.of(config)
-    streams = _open_streams(task, settings, mesh)
-    primary = jax.process_index() == 0
-    writer: RunWriter | SilentWriter | None = None
-    profiler = Profiler(workdir, start=10, count=5 if profile else 0)
-    try:
+    with contextlib.ExitStack() as stack:
+        streams = open_streams(task, settings, mesh, workdir)
+        for stream in streams.values():
+            stack.callback(stream.close)
         evaluations = Evaluations(task, settings, mesh)
-        with _checkpointer(workdir, settings) as checkpointer, StopRequest() as stop:
-            state, start = _start(
-                task, settings, streams, mesh, variables, checkpointer
-            )
-            writer = (
-                RunWriter(workdir, start=start, tensorboard=settings.tensorboard)
-                if primary
-                else SilentWriter()
-            )
-            meta = {"config": to_dict(config), "config_digest": digest(config)}
-            meta |= {"facts": dict(facts or {})}
-            step = jax.jit(
-                make_train_step(task, accumulate=settings.accumulate),
-                static_argnames="active",
-                donate_argnums=0,
-                out_shardings=replicated(mesh),
-            )
+        checkpointer = stack.enter_context(_checkpointer(workdir, settings))
+        state, start = _start(task, settings, streams, mesh, variables, checkpointer)
+        writer: RunWriter | SilentWriter = SilentWriter()
+        if jax.process_index() == 0:
+            writer = RunWriter(workdir, start=start, tensorboard=settings.tensorboard)
+        stack.callback(writer.close)
+        profiler = Profiler(workdir, start=start + 10, count=5 if profile else 0)
+        stack.callback(profiler.close)
+        bar = progress_bar(settings.steps, workdir.name, initial=start)
+        stack.callback(bar.close)
+        stop = stack.enter_context(StopRequest())
 
-            def save(iteration: int, metrics: Mapping[str, float] | None) -> None:
-                checkpointer.save(
-                    iteration,
-                    state,
-                    iterator={name: stream.state() for name, stream in streams.items()},
-                    meta=meta,
-                    metrics=metrics,
-                )
+        meta = {"config": to_dict(config), "config_digest": digest(config)}
+        meta |= {"facts": dict(facts or {})}
+        step = jax.jit(
+            make_train_step(task, accumulate=settings.accumulate),
+            static_argnames="active",
+            donate_argnums=0,
+            out_shardings=replicated(mesh),
+        )
+        save_every = settings.checkpoint.get("every", 0)
+        turns = any(p.every > 1 or p.start > 0 for p in task.players)
+        active = tuple(range(len(task.players)))
+        unread: collections.deque[Metrics] = collections.deque()
+        clock = _Clock(start)
+        for iteration in range(start, settings.steps):
+            if turns:
+                # Whose turn it is follows the updates that were kept, so that a skipped batch
+                # leaves no trace. Knowing their number costs a wait for the devices.
+                active = active_players(task, int(state.step))
+            used = sorted({task.players[i].stream for i in active})
+            batches = {name: streams[name].next() for name in used}
+            profiler.before(iteration)
+            state, metrics = step(state, batches, active=active)
+            profiler.after(iteration, metrics)
+            done = iteration + 1
+            last = done == settings.steps
+            for name in used if not last else ():
+                streams[name].prefetch()  # while the devices work
+            unread.append(metrics)
+            while len(unread) > (0 if last else AHEAD):
+                # Waits for an earlier step, so the host never runs far ahead.
+                if int(unread.popleft()["streak"]) >= settings.max_streak:
+                    raise _divergence(task, settings, state, batches)
+            bar.update()
 
-            always = all(p.every == 1 and p.start == 0 for p in task.players)
-            everyone = tuple(range(len(task.players)))
-            pending: collections.deque = collections.deque()
-            clock, since = time.perf_counter(), start
-            bar = progress_bar(settings.steps, workdir.name, initial=start)
-            for iteration in range(start, settings.steps):
-                # Whose turn it is follows the updates that were kept. Knowing their number
-                # costs a wait for the devices, so it is asked for only where it matters.
-                active = everyone if always else active_players(task, int(state.step))
-                used = {task.players[i].stream for i in active}
-                batches = {name: streams[name].next() for name in used}
-                profiler.before(iteration)
-                state, metrics = step(state, batches, active=active)
-                profiler.after(iteration, metrics)
-                for name in used if iteration + 1 < settings.steps else ():
-                    streams[name].prefetch()
-                pending.append(metrics)
-                if len(pending) > AHEAD:
-                    _check(pending.popleft(), settings, task, state, batches)
-                bar.update()
-
-                done = iteration + 1
-                last = done == settings.steps
-                if done % settings.log_every == 0 or last:
-                    found = {
-                        f"train/{n}": float(v)
-                        for n, v in jax.device_get(metrics).items()
-                    }
-                    rate = (done - since) / (time.perf_counter() - clock)
-                    writer.scalars(done, found)
-                    rows = sum(streams[name].batch_size for name in used)
-                    writer.perf(
-                        done, {"steps_per_s": rate, "examples_per_s": rate * rows}
-                    )
-                    bar.set_postfix_str(f"loss {_loss(found):.4g}")
-                paused = time.perf_counter()
-                measured = None
+            if done % settings.log_every == 0 or last:
+                found = {
+                    f"train/{n}": float(v) for n, v in jax.device_get(metrics).items()
+                }
+                writer.scalars(done, found)
+                rate = clock.rate(done)
+                rows = sum(streams[name].batch_size for name in used)
+                writer.perf(done, {"steps_per_s": rate, "examples_per_s": rate * rows})
+                losses = [v for n, v in found.items() if n.endswith("/loss")]
+                bar.set_postfix_str("loss " + " ".join(f"{v:.4g}" for v in losses))
+            measured: dict[str, float] = {}
+            with clock.paused():
                 if due := evaluations.due(done, last):
                     measured = evaluations.run(state.variables, due)
                     writer.scalars(done, measured)
-                every = settings.checkpoint.get("every", 0)
-                if last or (every and done % every == 0):
-                    save(done, measured)
-                if done % settings.log_every == 0:
-                    clock, since = time.perf_counter(), done
-                else:
-                    clock += time.perf_counter() - paused
                 asked = jax.process_count() == 1 or done % ASK_EVERY == 0
-                if not last and asked and (signum := stop.agreed()):
-                    if checkpointer.latest_step() != done:
-                        save(done, None)
-                    checkpointer.wait()
-                    raise Interrupted(
-                        f"stopped after {done} of {settings.steps} steps, saved in {workdir}:"
-                        " the same command goes on from there",
-                        signum,
+                signum = stop.agreed() if asked and not last else 0
+                if last or signum or (save_every and done % save_every == 0):
+                    checkpointer.save(
+                        done,
+                        state,
+                        iterator={n: s.state() for n, s in streams.items()},
+                        meta=meta,
+                        metrics=measured or None,
                     )
-            while pending:
-                _check(pending.popleft(), settings, task, state, batches)
-            bar.close()
-            checkpointer.wait()
-            return state
-    finally:
-        profiler.close()
-        for stream in streams.values():
-            stream.close()
-        if writer is not None:
-            writer.close()
+            if signum:
+                checkpointer.wait()
+                raise Interrupted(
+                    f"stopped after {done} of {settings.steps} steps and saved in {workdir}:"
+                    " the same command goes on from there",
+                    signum,
+                )
+        checkpointer.wait()
+        return state
 
 
-def _open_streams(task: Task, settings: Settings, mesh: Mesh) -> dict[str, Stream]:
-    streams: dict[str, Stream] = {}
-    for player in task.players:
-        if player.stream not in settings.data:
-            raise ConfigError(
-                f"player {player.name!r} reads the stream {player.stream!r}, which is not in"
-                f" config.data: {closest(player.stream, settings.data)}"
-            )
-        if player.stream not in streams:
-            section = settings.data[player.stream]
-            streams[player.stream] = Stream(section, settings, mesh)
-            check_batch_size(
-                streams[player.stream].batch_size, mesh, f"data.{player.stream}"
-            )
-    return streams
+class _Clock:
+    """Steps per second since the last question, without the time spent on other things."""
+
+    def __init__(self, step: int):
+        self._step, self._since = step, time.perf_counter()
+
+    def rate(self, step: int) -> float:
+        now = time.perf_counter()
+        rate = (step - self._step) / max(now - self._since, 1e-9)
+        self._step, self._since = step, now
+        return rate
+
+    @contextlib.contextmanager
+    def paused(self):
+        before = time.perf_counter()
+        yield
+        self._since += time.perf_counter() - before
 
 
 def _checkpointer(workdir: pathlib.Path, settings: Settings) -> Checkpointer:
@@ -428,31 +257,14 @@ def _merge(given: Variables, fresh: Variables) -> Variables:
     return out
 
 
-def _check(
-    metrics: Mapping[str, jax.Array],
-    settings: Settings,
+def _divergence(
     task: Task,
+    settings: Settings,
     state: TrainState,
-    batches: Mapping[str, Any],
-) -> None:
-    """Waits for an earlier step; stops the run if too many in a row were skipped."""
-    if int(metrics["streak"]) < settings.max_streak:
-        return
+    batches: Mapping[str, Mapping[str, Any]],
+) -> DivergenceError:
     found = describe_nonfinite(task, state, batches)
-    raise DivergenceError(
+    return DivergenceError(
         f"{settings.max_streak} batches in a row gave no finite update: {found}; lower the"
         " learning rate, clip gradients, or look at the data"
     )
-
-
-def _loss(metrics: Mapping[str, float]) -> float:
-    return sum(v for n, v in metrics.items() if n.split("/")[-1] == "loss")
-
-
-def evaluate_variables(
-    task: Task, config: Mapping[str, Any], variables: Variables, mesh: Mesh
-) -> dict[str, float]:
-    """All measurements of a config on given variables: ``{"<measurement>/<metric>": value}``."""
-    evaluations = Evaluations(task, Settings.of(config), mesh)
-    put = jax.device_put(dict(variables), replicated(mesh))
-    return evaluations.run(lambda averaged: put)
