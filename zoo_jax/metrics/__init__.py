@@ -1,0 +1,1 @@
+"""Measures of quality and cost. They return per-example values; masks and means come later."""
