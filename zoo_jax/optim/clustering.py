@@ -236,9 +236,59 @@ def kmeans(
         best = run(init.astype(x.dtype) - mean[None])
     else:
         keys = jax.random.split(key, num_init)
-        runs = lax.map(lambda k: run(_plus_plus(k, x, w, num_clusters)), keys)
+        runs = lax.map(lambda k: run(seeds(x, num_clusters, k, weights=w)), keys)
         best = jax.tree.map(lambda leaf: leaf[jnp.argmin(runs.sse)], runs)
     return best._replace(centres=best.centres + mean[None])
+
+
+def cluster_sums(
+    values: Float[Array, "n d"], labels: Int[Array, "n"], num_clusters: int
+) -> Float[Array, "k d"]:
+    """Sums of `values` over the members of each cluster; labels outside 0..k-1 are left out.
+
+    Summed block by block: float32 keeps its digits in clusters of 100,000 members, and the
+    order is fixed on every backend, so replicated copies of a result stay equal.
+
+    >>> cluster_sums(jnp.array([[1.0], [2.0], [4.0]]), jnp.array([1, 0, 1]), 2).tolist()
+    [[2.0], [5.0]]
+    """
+    n, d = values.shape
+    size = _block_size(n)
+    pad = -n % size
+    blocks = jnp.pad(values, ((0, pad), (0, 0))).reshape(-1, size, d)
+    labels = jnp.pad(labels, (0, pad), constant_values=-1).reshape(-1, size)
+
+    def add(sums, block):
+        return sums + _sums_of_block(*block, num_clusters), None
+
+    zero = jnp.zeros((num_clusters, d), values.dtype)
+    return lax.scan(add, zero, (blocks, labels))[0]
+
+
+def centroids(
+    samples: Float[Array, "n d"], labels: Int[Array, "n"], num_clusters: int
+) -> Float[Array, "k d"]:
+    """Mean sample of each cluster, zero for an empty one.
+
+    >>> centroids(jnp.array([[1.0], [2.0], [5.0]]), jnp.array([0, 1, 1]), 3).tolist()
+    [[1.0], [3.5], [0.0]]
+    """
+    ones = jnp.ones((len(samples), 1), samples.dtype)
+    sums = cluster_sums(jnp.concatenate([samples, ones], 1), labels, num_clusters)
+    return sums[:, :-1] / jnp.maximum(sums[:, -1:], 1)
+
+
+def _block_size(n: int) -> int:
+    """Samples that are worked on at once: what a cache holds, or what fills a device."""
+    return min(n, 512 if jax.default_backend() == "cpu" else 1 << 15)
+
+
+def _sums_of_block(values, labels, num_clusters):
+    if jax.default_backend() == "cpu":
+        return jax.ops.segment_sum(values, labels, num_clusters)
+    # Scatters of accelerators are slow, and their order is not fixed.
+    one_hot = jax.nn.one_hot(labels, num_clusters, dtype=values.dtype, axis=0)
+    return jnp.matmul(one_hot, values, precision="highest")
 
 
 def relative_sse(
@@ -311,8 +361,7 @@ def _blocks(x: Float[Array, "n d"], w: Float[Array, "n"]) -> _Blocks:
     step on 25,600 x 9 samples and 256 centres (one Zen-4 core).
     """
     n, d = x.shape
-    cpu = jax.default_backend() == "cpu"
-    size = min(n, 512 if cpu else 1 << 15)
+    size = _block_size(n)
     pad = -n % size
     # [block, d, sample]: samples run along the vector lanes.
     xs = jnp.pad(x, ((0, pad), (0, 0))).reshape(-1, size, d).transpose(0, 2, 1)
@@ -336,12 +385,7 @@ def _blocks(x: Float[Array, "n d"], w: Float[Array, "n"]) -> _Blocks:
             block, weight = block
             labels = block_labels(centres, block)
             y = jnp.concatenate([weight[None] * block, weight[None]]).T
-            if cpu:
-                sums += jax.ops.segment_sum(y, labels, k)
-            else:  # scatters of accelerators are slow, and their order is not fixed
-                one_hot = jax.nn.one_hot(labels, k, dtype=y.dtype, axis=0)
-                sums += jnp.matmul(one_hot, y, precision="highest")
-            return sums, labels
+            return sums + _sums_of_block(y, labels, k), labels
 
         sums, labels = lax.scan(add, jnp.zeros((k, d + 1), x.dtype), (xs, ws))
         labels = labels.reshape(-1)[:n]
@@ -394,16 +438,37 @@ def _scalars(x: Float[Array, "n 1"], w: Float[Array, "n"]) -> _Blocks:
         # Differences of long prefix sums lost digits: once more, from the samples.
         labels = nearest(centres)
         y = jnp.stack([w, w * (x[:, 0] - centres[labels, 0])], 1)
-        total = jax.ops.segment_sum(y, labels, len(centres))
+        total = cluster_sums(y, labels, len(centres))
         correction = total[:, 1:] / jnp.where(total[:, :1] > 0, total[:, :1], 1)
         return jnp.sort(centres + correction, 0)
 
     return _Blocks(lloyd, nearest)
 
 
-def _plus_plus(key, x, w, k: int) -> Float[Array, "k d"]:
-    """Greedy k-means++: each seed is the best of a few samples drawn by squared distance."""
-    n, d = x.shape
+def seeds(
+    samples: Float[Array, "n d"],
+    num_clusters: int,
+    key: Key,
+    *,
+    weights: Float[Array, "n"] | None = None,
+) -> Float[Array, "k d"]:
+    """Greedy k-means++: each seed is the best of a few samples drawn by squared distance.
+
+    Args:
+      samples: Any real values.
+      num_clusters: k, at most n.
+      key: For the draws.
+      weights: As in `kmeans`.
+
+    Returns:
+      k of the samples. One is drawn twice only if fewer than k are distinct.
+
+    >>> x = jnp.array([[0.0, 0.0], [9.0, 9.0], [0.0, 0.0]])
+    >>> sorted(seeds(x, 2, jax.random.key(0)).tolist())
+    [[0.0, 0.0], [9.0, 9.0]]
+    """
+    x, (n, d), k = samples, samples.shape, num_clusters
+    w = jnp.ones(n, x.dtype) if weights is None else weights
     trials = 2 + int(math.log(k))
     # Drawing in two levels (a block, then a sample in it) avoids prefix sums over all n.
     size = max(1, math.isqrt(n))
@@ -425,17 +490,17 @@ def _plus_plus(key, x, w, k: int) -> Float[Array, "k d"]:
         return jnp.maximum(norm[None] + norm[index][:, None] - 2 * cross, 0)
 
     def add(i, state):
-        seeds, near = state
+        chosen, near = state
         index = draw(jax.random.fold_in(key, i), near * w, (trials,))
         index = jnp.minimum(index, n - 1)
         nearer = jnp.minimum(near[None], distances(index))
         best = jnp.argmin(nearer @ w)
-        return seeds.at[i].set(index[best]), nearer[best]
+        return chosen.at[i].set(index[best]), nearer[best]
 
     first = jnp.minimum(draw(jax.random.fold_in(key, 0), w, (1,)), n - 1)
-    seeds = jnp.zeros(k, first.dtype).at[0].set(first[0])
-    seeds, _ = lax.fori_loop(1, k, add, (seeds, distances(first)[0]))
-    return x[seeds]
+    chosen = jnp.zeros(k, first.dtype).at[0].set(first[0])
+    chosen, _ = lax.fori_loop(1, k, add, (chosen, distances(first)[0]))
+    return x[chosen]
 
 
 def _draw_one(
@@ -490,9 +555,10 @@ def group_equal(
 def assign(
     samples: Float[Array, "n d"],
     num_clusters: int,
-    key: Key,
+    key: Key | None = None,
     *,
     core: float = 0.0,
+    init: Float[Array, "k d"] | None = None,
     num_init: int = 4,
     num_iters: int = 300,
     tol: float = 1e-4,
@@ -508,8 +574,9 @@ def assign(
     Args:
       samples: One per row.
       num_clusters: From 1 to n.
-      key: For the seeds.
+      key: For the seeds. Not needed with `init`.
       core: Share of the samples in the core, 0 <= core < 1.
+      init: First centres, instead of seeds; the first one is not used with a core.
       num_init: As in `kmeans`.
       num_iters: As in `kmeans`.
       tol: As in `kmeans`.
@@ -552,12 +619,13 @@ def assign(
         if num_clusters == 1:
             return jnp.mean(x, 0, keepdims=True), jnp.zeros(n, jnp.int32)
         if not in_core:
-            result = kmeans(x, num_clusters, key, **options)
+            result = kmeans(x, num_clusters, key, init=init, **options)
             return result.centres, result.labels.astype(jnp.int32)
         distance = jnp.sum(jnp.square(x - jnp.mean(x, 0)[None]), 1)
         order = jnp.argsort(distance, stable=True)
         inside, rest = order[:in_core], jnp.sort(order[in_core:])
-        result = kmeans(x[rest], num_clusters - 1, key, **options)
+        start = None if init is None else init[1:]
+        result = kmeans(x[rest], num_clusters - 1, key, init=start, **options)
         centres = jnp.concatenate([jnp.mean(x[inside], 0)[None], result.centres])
         labels = (
             jnp.zeros(n, jnp.int32).at[rest].set(result.labels.astype(jnp.int32) + 1)
