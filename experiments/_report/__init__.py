@@ -1,0 +1,1 @@
+"""The parts of ``experiments.report``: reading workdirs, drawing curves, writing the page."""

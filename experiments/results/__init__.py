@@ -1,0 +1,1 @@
+"""Measured numbers, one CSV per method, and the tables made from them."""
