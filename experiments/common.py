@@ -56,6 +56,11 @@ def define_run_flags() -> None:
     flags.DEFINE_integer("process_id", None, "The number of this one, from 0.")
 
 
+def config_name() -> str:
+    """The config file of ``--config`` without its argument."""
+    return config_flags.get_config_filename(flags.FLAGS["config"])
+
+
 def run_main(main: Callable[[Sequence[str]], int | None]) -> None:
     """Runs a binary: a user's mistake is one line and exit code 2, never a traceback."""
     # Compiled programs are kept between runs, unless the environment says where or how.

@@ -105,9 +105,9 @@ class Evaluations:
         ]
 
     def run(
-        self, state: TrainState, which: list[int] | None = None
+        self, variables: Callable[..., Variables], which: list[int] | None = None
     ) -> dict[str, float]:
-        """``{"<measurement>/<metric>": value}``."""
+        """``{"<measurement>/<metric>": value}``; `variables` is `TrainState.variables`."""
         out = {}
         for i in range(len(self._plan)) if which is None else which:
             name, section, source, options, evaluate = self._plan[i]
