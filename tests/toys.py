@@ -7,25 +7,36 @@ a network that nobody trains.
 import jax
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
 import optax
 
+from zoo_jax.data.source import ArraySource
 from zoo_jax.task import Aux, Player, Ratio, Task
 
 BATCH, SIDE, CLASSES = 16, 6, 4
 
 
+class ToyImages(ArraySource):
+    """Noise whose brightness tells the class."""
+
+    def __init__(self, size: int, seed: int):
+        rng = np.random.default_rng(seed)
+        label = rng.integers(0, CLASSES, size).astype(np.int32)
+        noise = rng.uniform(size=(size, SIDE, SIDE, 1))
+        image = (noise + 0.2 * label[:, None, None, None]).astype(np.float32)
+        super().__init__({"image": image, "label": label})
+
+
 def toy_config(**changes) -> ml_collections.ConfigDict:
     """A config that any toy task can run on."""
-    images = dict(name="synthetic_images", height=SIDE, width=SIDE, channels=1)
-    images |= dict(num_classes=CLASSES, transform=[dict(name="to_float")])
     config = dict(
         task="toy",
         seed=3,
         steps=6,
         log_every=2,
         data=dict(
-            train=dict(**images, size=80, split="train", batch_size=BATCH),
-            eval=dict(**images, size=37, split="test", batch_size=BATCH),
+            train=dict(name="toys:ToyImages", size=80, seed=0, batch_size=BATCH),
+            eval=dict(name="toys:ToyImages", size=37, seed=1, batch_size=BATCH),
         ),
         eval=dict(eval=dict(stream="eval", every=3)),
         checkpoint=dict(every=2),

@@ -18,7 +18,7 @@ def test_arguments_take_the_type_of_their_default():
     c = parse_arg(
         "tiny,seed=3,lr=1,name=a=b,k=[1]", tiny=False, seed=0, lr=0.5, name="", k=()
     )
-    assert (c.tiny, c.seed, c.lr, c.name, c.k) == (True, 3, 1.0, "a=b", [1])
+    assert (c.tiny, c.seed, c.lr, c.name, c.k) == (True, 3, 1.0, "a=b", (1,))
     assert isinstance(c.lr, float)
     assert parse_arg(None, tiny=False).tiny is False
     assert parse_arg("tiny=false", tiny=True).tiny is False

@@ -16,13 +16,7 @@ from zoo_jax.train.step import active_players, init_state, make_train_step
 
 
 def make_batch(seed=0, size=toys.BATCH):
-    rng = np.random.default_rng(seed)
-    label = rng.integers(0, toys.CLASSES, size)
-    image = (
-        rng.uniform(size=(size, toys.SIDE, toys.SIDE, 1))
-        + 0.2 * label[:, None, None, None]
-    )
-    return {"image": image.astype(np.float32), "label": label.astype(np.int32)}
+    return toys.ToyImages(size, seed).arrays
 
 
 def fresh(task):
