@@ -1,0 +1,219 @@
+"""Reads PyTorch files; the only module that imports PyTorch, and only when called.
+
+Two fences: the names that a file's pickle asks for are compared with a short list before
+PyTorch sees it, and PyTorch reads with ``weights_only=True``, never without.
+"""
+
+import pathlib
+import pickletools
+import zipfile
+from collections.abc import Iterator, Mapping
+from typing import IO, Any
+
+import numpy as np
+
+from zoo_jax.convert.read import require_expansion
+from zoo_jax.core.errors import WeightsError
+
+# A training checkpoint holds its weights under one of these. The first that is there and is
+# a dictionary is taken, again and again, until none is left.
+CONTAINERS = (
+    "state_dict",
+    "model_state_dict",
+    "model_state",
+    "model",
+    "g_ema",
+    "params_ema",
+    "params",
+)
+
+# What tensors, parameters and plain containers are pickled with.
+_ALLOWED = frozenset(
+    {
+        "_codecs encode",
+        "collections OrderedDict",
+        "collections Counter",  # milestones of learning-rate schedules
+        "collections defaultdict",  # state of optimisers
+        "__builtin__ dict",
+        "__builtin__ set",
+        "builtins dict",
+        "builtins set",
+        "torch Size",
+        "torch Tensor",
+        "torch device",
+        "torch._utils _rebuild_parameter",
+        "torch._utils _rebuild_tensor",
+        "torch._utils _rebuild_tensor_v2",
+        "torch._utils _rebuild_tensor_v3",
+        "torch.nn.parameter Parameter",
+        "torch.storage UntypedStorage",
+    }
+    | {
+        f"torch {kind}Storage"
+        for kind in "Double Float Half BFloat16 Long Int Short Char Byte Bool".split()
+    }
+    | {
+        f"torch {kind}"
+        for kind in "float64 float32 float16 bfloat16 int64 int32 int16 int8 uint8 bool"
+        " uint16 uint32 uint64".split()
+    }
+)
+_LEGACY_PICKLES = 5  # magic number, protocol, system, objects, storage keys
+_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+
+
+def read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+    """Reads the weights of a torch file of the zip or of the older format.
+
+    Nested dictionaries are joined with dots. Entries that are neither tensors nor
+    dictionaries (epoch numbers, settings) are left out and named.
+
+    Returns:
+      ``({key: array}, names of what was left out)``.
+
+    Raises:
+      WeightsError: if the file is damaged or unsafe, holds no weights, or PyTorch is absent.
+    """
+    _require_harmless(path)
+    try:
+        import torch
+    except ImportError:
+        raise WeightsError(
+            f'{path}: is a torch file; to read it: pip install "zoo-jax[torch]", or store'
+            " its state_dict as .safetensors or .npz"
+        ) from None
+    try:
+        content = torch.load(path, weights_only=True, map_location="cpu")
+    except Exception as error:  # a damaged file makes torch raise almost anything
+        reason = str(error).strip().partition("\n")[0][:200] or type(error).__name__
+        raise WeightsError(
+            f"{path}: PyTorch cannot read it safely: {reason}; fetch it again, or store its"
+            " state_dict alone"
+        ) from None
+    tensors, skipped = {}, []
+    for key, value in _flatten(_unwrap(content)):
+        if isinstance(value, torch.Tensor):
+            tensors[key] = value
+        else:
+            skipped.append(key)
+    if not tensors:
+        inside = (
+            ", ".join(map(str, list(content)[:20]))
+            if isinstance(content, Mapping)
+            else type(content).__name__
+        )
+        raise WeightsError(f"{path}: holds no tensors that could be weights: {inside}")
+    for key, tensor in tensors.items():
+        _require_plain(path, key, tensor)
+    # A tensor of stride 0 repeats one number: few bytes in the file, many in memory.
+    require_expansion(path, sum(t.numel() * t.element_size() for t in tensors.values()))
+    return {k: _to_numpy(torch, t) for k, t in tensors.items()}, tuple(skipped)
+
+
+def _unwrap(content: Any) -> Any:
+    while isinstance(content, Mapping):
+        inner = (content.get(key) for key in CONTAINERS)
+        found = next((value for value in inner if isinstance(value, Mapping)), None)
+        if found is None:
+            break
+        content = found
+    return content
+
+
+def _flatten(content: Any) -> Iterator[tuple[str, Any]]:
+    """Leaves of nested dictionaries, each dictionary once (a pickle may hold itself)."""
+    stack, seen = [("", content)], set()
+    while stack:
+        prefix, value = stack.pop()
+        if not isinstance(value, Mapping):
+            yield prefix, value
+        elif id(value) not in seen:
+            seen.add(id(value))
+            dot = f"{prefix}." if prefix else ""
+            stack += [(f"{dot}{k}", v) for k, v in reversed(value.items())]
+
+
+def _require_plain(path: pathlib.Path, key: str, tensor: Any) -> None:
+    kind = str(tensor.dtype).removeprefix("torch.")
+    if (
+        str(tensor.layout) != "torch.strided"
+        or tensor.device.type != "cpu"
+        or tensor.is_quantized
+        or tensor.is_complex()
+        or kind.startswith(("float8", "float4"))
+    ):
+        raise WeightsError(
+            f"{path}: {key} is a {tensor.layout} tensor of {kind} on {tensor.device}:"
+            " only dense real tensors are read"
+        )
+
+
+def _to_numpy(torch: Any, tensor: Any) -> np.ndarray:
+    if (
+        tensor.dtype == torch.bfloat16
+    ):  # numpy has none; float32 holds every value of it
+        tensor = tensor.float()
+    # The strides of the file are kept by PyTorch and resolved here.
+    return np.asarray(tensor.detach().resolve_conj().resolve_neg().numpy(), order="C")
+
+
+def _require_harmless(path: pathlib.Path) -> None:
+    """Refuses a file whose pickle names anything that weights do not need.
+
+    Reads opcodes only: nothing in the file is executed. It makes the refusal independent
+    of the PyTorch version, names the culprit, and keeps out calls that PyTorch allows but
+    that only serve to fill memory, such as ``bytearray(10**11)``.
+    """
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                names = archive.namelist()
+                if any(n.endswith("/constants.pkl") for n in names):
+                    raise WeightsError(
+                        f"{path}: is a TorchScript archive, which holds code; store the"
+                        " state_dict of the model instead"
+                    )
+                if any(m.compress_type for m in archive.infolist()):
+                    raise WeightsError(
+                        f"{path}: a torch file is not compressed: refused"
+                    )
+                for name in names:
+                    if name.endswith("/data.pkl"):
+                        with archive.open(name) as f:
+                            _scan(path, f)
+            return
+        with path.open("rb") as f:
+            for index in range(_LEGACY_PICKLES):
+                first = _scan(path, f)
+                if index == 0 and first != _LEGACY_MAGIC:
+                    raise WeightsError(
+                        f"{path}: is a Python pickle and no torch file: refused, since it"
+                        " could run code; store the arrays with numpy.savez"
+                    )
+    except (
+        ValueError,
+        zipfile.BadZipFile,
+    ) as error:  # pickletools: bad opcode, cut short
+        raise WeightsError(
+            f"{path}: is no intact torch file: {error}; fetch it again"
+        ) from None
+
+
+def _scan(path: pathlib.Path, f: IO[bytes]) -> Any:
+    """Walks one pickle; returns the argument of its second opcode (the first is PROTO)."""
+    second = None
+    for index, (opcode, argument, _) in enumerate(pickletools.genops(f)):
+        if index == 1:
+            second = argument
+        named = opcode.name in ("GLOBAL", "INST")
+        if named and argument not in _ALLOWED:
+            culprit = argument.replace(" ", ".")
+        elif opcode.name in ("STACK_GLOBAL", "EXT1", "EXT2", "EXT4"):
+            culprit = f"an object by opcode {opcode.name}"
+        else:
+            continue
+        raise WeightsError(
+            f"{path}: asks for {culprit}, which weights do not need and which could run"
+            " code: refused; store its state_dict alone"
+        )
+    return second
