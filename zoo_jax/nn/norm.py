@@ -32,7 +32,9 @@ class BatchNorm(nn.Module):
         c = x.shape[-1]
         scale = self.param("scale", nn.initializers.ones, (c,), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (c,), jnp.float32)
-        running_mean = self.variable("batch_stats", "mean", jnp.zeros, (c,), jnp.float32)
+        running_mean = self.variable(
+            "batch_stats", "mean", jnp.zeros, (c,), jnp.float32
+        )
         running_var = self.variable("batch_stats", "var", jnp.ones, (c,), jnp.float32)
         x = x.astype(jnp.float32)
         axes = tuple(range(x.ndim - 1))

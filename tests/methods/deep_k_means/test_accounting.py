@@ -16,7 +16,7 @@ from zoo_jax.methods.deep_k_means.accounting import (
 )
 from zoo_jax.methods.deep_k_means.clustered import Clustered
 from zoo_jax.methods.deep_k_means.model import build_wide_resnet
-from zoo_jax.optim.clustering import sample_shape
+from zoo_jax.optim.samples import sample_shape
 
 # The published settings: K and the share p of each layer's core; three variants of one layer.
 SETTINGS = {

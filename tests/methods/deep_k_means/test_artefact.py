@@ -18,7 +18,7 @@ from zoo_jax.methods.deep_k_means.accounting import (
 )
 from zoo_jax.methods.deep_k_means.artefact import load_compressed, save_compressed
 from zoo_jax.methods.deep_k_means.clustered import Clustered
-from zoo_jax.optim.clustering import sample_shape
+from zoo_jax.optim.samples import sample_shape
 
 
 def random_clusters(shape, samples, k, *, seed=0, row_length=None, core=0.0):

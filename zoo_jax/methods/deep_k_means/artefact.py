@@ -22,7 +22,7 @@ from zoo_jax.core.files import PathLike, atomic_write
 from zoo_jax.core.tree import nest
 from zoo_jax.methods.deep_k_means import codec
 from zoo_jax.methods.deep_k_means.clustered import Clustered
-from zoo_jax.optim.clustering import sample_shape
+from zoo_jax.optim.samples import sample_shape
 
 MAGIC = b"\x89ZDKM\r\n\x1a"  # high bit and line ends: text-mode copies break it visibly
 VERSION = 1

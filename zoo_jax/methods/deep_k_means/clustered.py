@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from zoo_jax.optim.clustering import from_matrix
+from zoo_jax.optim.samples import from_matrix
 
 
 class Clustered(NamedTuple):
@@ -15,7 +15,7 @@ class Clustered(NamedTuple):
 
     codebook: Float[np.ndarray, "k d"]
     labels: Int[np.ndarray, "n"]  # the row of the codebook that each sample has
-    samples: str = "row"  # see zoo_jax.optim.clustering.sample_shape
+    samples: str = "row"  # see zoo_jax.optim.samples.sample_shape
     row_length: int | None = None
 
     def restore(self, shape: Sequence[int]) -> Float[np.ndarray, "*shape"]:

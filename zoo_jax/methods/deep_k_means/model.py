@@ -4,14 +4,17 @@ All take NHWC images and return logits. Inner outputs can be had without code in
 modules: ``module.apply(variables, x, capture_intermediates=True, mutable="intermediates")``.
 """
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from zoo_jax.core.errors import ConfigError
+from zoo_jax.core.config import require_keys, to_dict
+from zoo_jax.core.errors import ConfigError, closest
 from zoo_jax.nn.norm import BatchNorm
 
 # Convolutions of the published network: Xavier-uniform with gain sqrt(2). Gain enters squared.
@@ -288,3 +291,20 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "lenet_caffe_5": build_lenet_caffe_5,
     "digits_cnn": build_digits_cnn,
 }
+
+
+def make_module(model: Mapping[str, Any]) -> nn.Module:
+    """Builds the network of a config section ``dict(name=..., **arguments of its builder)``.
+
+    Raises:
+      ConfigError: for an unknown name, argument or dtype.
+    """
+    options = to_dict(model)
+    name = options.pop("name", None)
+    if name not in MODELS:
+        raise ConfigError(f"unknown model.name {name!r}: {closest(name, MODELS)}")
+    require_keys(options, inspect.signature(MODELS[name]).parameters, "model")
+    dtype = options.get("dtype", "float32")
+    if dtype not in ("float32", "bfloat16"):
+        raise ConfigError(f"model.dtype must be float32 or bfloat16, got {dtype!r}")
+    return MODELS[name](**options | {"dtype": jnp.dtype(dtype)})

@@ -1,0 +1,52 @@
+"""Key tables: published (or PyTorch-trained) weights -> the networks of this method.
+
+The published files hold ``{"state_dict": ...}`` and date from a PyTorch without
+``num_batches_tracked``; files with it are read as well.
+"""
+
+from zoo_jax.convert import (
+    Entry,
+    Table,
+    batch_norm_entries,
+    conv_entries,
+    flattened_linear,
+    linear_entries,
+)
+
+
+def wide_resnet_table(depth: int = 16) -> Table:
+    """The layout of the published Wide ResNet: ``layer2.0.conv1.weight``, ..."""
+    entries: list[Entry] = [*conv_entries("conv1", "conv1")]
+    for group in (1, 2, 3):
+        for index in range((depth - 4) // 6):
+            theirs, ours = f"layer{group}.{index}", f"layer{group}_{index}"
+            for i in (1, 2):
+                entries += batch_norm_entries(f"{theirs}.bn{i}", f"{ours}/bn{i}")
+                entries += conv_entries(f"{theirs}.conv{i}", f"{ours}/conv{i}")
+            if index == 0:
+                entries += conv_entries(f"{theirs}.shortcut.0", f"{ours}/shortcut")
+    entries += batch_norm_entries("bn1", "bn1")
+    entries += linear_entries("linear", "linear")
+    return Table(tuple(entries))
+
+
+def lenet_caffe_5_table() -> Table:
+    """LeNet with the layer names of Caffe. There is no published file."""
+    return Table(
+        (
+            *conv_entries("conv1", "conv1"),
+            *conv_entries("conv2", "conv2"),
+            # 28x28 images leave 4x4 maps of 50 channels.
+            *linear_entries("ip1", "ip1", layout=flattened_linear(50, 4, 4)),
+            *linear_entries("ip2", "ip2"),
+        )
+    )
+
+
+def digits_cnn_table(layers: int = 4) -> Table:
+    """The digits network with as many convolutions as `layers`. There is no published file."""
+    entries: list[Entry] = []
+    for i in range(1, layers + 1):
+        entries += conv_entries(f"conv{i}", f"conv{i}", bias=False)
+        entries += batch_norm_entries(f"bn{i}", f"bn{i}")
+    return Table((*entries, *linear_entries("linear", "linear")))

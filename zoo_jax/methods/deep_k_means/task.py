@@ -1,0 +1,208 @@
+"""Training a classifier: plainly, pulled toward shared rows, or with shared rows kept shared."""
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import optax
+from jaxtyping import Array
+from zoo_jax.optim.build import build_optimizer
+
+from zoo_jax.core.config import require_keys, to_dict
+from zoo_jax.core.errors import ConfigError
+from zoo_jax.core.tree import named_leaves
+from zoo_jax.core.types import Batch, Key, Params, Terms, Variables
+from zoo_jax.methods.deep_k_means.model import make_module
+from zoo_jax.metrics.classification import correct, negative_log_likelihood
+from zoo_jax.optim.kmeans import (
+    LayerSpec,
+    kmeans_regularization,
+    labels_penalty,
+    resolve_spec,
+    share_cluster_updates,
+    spectral_penalty,
+)
+from zoo_jax.task import Aux, Player, Ratio, Task, TrainState
+
+NETWORK = "network"  # the one network, and the one player that moves it
+CONFIG_KEYS = ("model", "optim", "loss", "regularization", "share_updates")
+
+
+def make_task(config: ml_collections.ConfigDict, steps: int) -> Task:
+    """Builds the training problem of a config.
+
+    Batches hold ``image`` (float32, NHWC, as the data section's transform leaves it) and
+    ``label`` (integers).
+
+    Args:
+      config: Sections ``model`` (``name`` and the arguments of its builder), ``optim``,
+        and optionally ``loss`` (``label_smoothing``), ``regularization`` (``layers``,
+        ``strength``, ``relaxation``, ``refresh_every``) for re-training, or
+        ``share_updates`` (``layers``, ``reduce``) for training the centres of an assigned
+        network.
+      steps: Length of the run, for schedules.
+
+    Raises:
+      ConfigError: for a section that does not fit.
+    """
+    module = make_module(config.model)
+    smoothing = _smoothing(config.get("loss", {}))
+    regularization = dict(config.get("regularization") or {})
+
+    def init(key: Key, batch: Batch) -> Variables:
+        image = jnp.zeros((1, *batch["image"].shape[1:]), jnp.float32)
+        variables = dict(module.init(key, image))
+        params = variables.pop("params")
+        return {"params": {NETWORK: params}, "model_state": {NETWORK: variables}}
+
+    def loss(
+        owned: Mapping[str, Params], state: TrainState, batch: Batch, key: Key
+    ) -> tuple[Terms, Aux]:
+        labels = batch["label"]
+        logits, model_state = module.apply(
+            {"params": owned[NETWORK], **state.model_state[NETWORK]},
+            batch["image"],
+            train=True,
+            rngs={"dropout": key},
+            mutable=["batch_stats"],
+        )
+        nll = negative_log_likelihood(logits, labels)
+        # A share of the target spread evenly over all classes.
+        spread = -jnp.mean(jax.nn.log_softmax(logits), axis=1)
+        terms = {"cross_entropy": (1 - smoothing) * nll + smoothing * spread}
+        metrics = {"accuracy": jnp.mean(correct(logits, labels))}
+        if regularization:
+            metrics["relative_sse"] = _relative_sse(owned, state, regularization)
+        return terms, Aux({NETWORK: dict(model_state)}, metrics)
+
+    def predict(variables: Variables, batch: Batch) -> dict[str, Array]:
+        params, model_state = variables["params"], variables["model_state"]
+        logits = module.apply(
+            {"params": params[NETWORK], **model_state[NETWORK]}, batch["image"]
+        )
+        return {"logits": logits}
+
+    def metrics(outputs: Mapping[str, Array], batch: Batch) -> dict[str, Ratio]:
+        logits, labels, mask = outputs["logits"], batch["label"], batch.get("mask")
+        return {
+            "accuracy": Ratio.of(correct(logits, labels), mask),
+            "nll": Ratio.of(negative_log_likelihood(logits, labels), mask),
+        }
+
+    player = Player(
+        name=NETWORK, owns=(NETWORK,), loss=loss, tx=_make_optimizer(config, steps)
+    )
+    return Task(init=init, players=(player,), predict=predict, metrics=metrics)
+
+
+def make_spec(layers: Sequence[Mapping[str, Any]]) -> dict[str, LayerSpec | None]:
+    """Reads which kernels are clustered, and how, from a config.
+
+    A list, since the first pattern that matches decides and config sections are sorted.
+
+    Args:
+      layers: Entries ``dict(path="conv2/kernel", num_clusters=16, ...)`` with a shell-style
+        pattern and the fields of `LayerSpec`; without ``num_clusters`` a match is left alone.
+
+    Raises:
+      ConfigError: for an entry without ``path`` or with a field that does not exist.
+
+    >>> make_spec([{"path": "stem/*"}, {"path": "*/kernel", "num_clusters": 8}])
+    ... # doctest: +NORMALIZE_WHITESPACE
+    {'network/stem/*': None, 'network/*/kernel': LayerSpec(num_clusters=8, samples='row',
+     core=0.0, row_length=None)}
+    """
+    fields = ("path", *inspect.signature(LayerSpec).parameters)
+    spec: dict[str, LayerSpec | None] = {}
+    for index, entry in enumerate(map(to_dict, layers)):
+        require_keys(entry, fields, f"layers[{index}]")
+        pattern = entry.pop("path", None)
+        if not isinstance(pattern, str):
+            raise ConfigError(f"layers[{index}] needs a path pattern, got {pattern!r}")
+        if entry and "num_clusters" not in entry:
+            raise ConfigError(f"layers[{index}] ({pattern!r}) lacks num_clusters")
+        spec[f"{NETWORK}/{pattern}"] = LayerSpec(**entry) if entry else None
+    return spec
+
+
+def _make_optimizer(
+    config: ml_collections.ConfigDict, steps: int
+) -> optax.GradientTransformation:
+    optimizer = build_optimizer(config.optim, total_steps=steps)
+    regularization = to_dict(config.get("regularization") or {})
+    share = to_dict(config.get("share_updates") or {})
+    if regularization and share:
+        raise ConfigError(
+            "regularization and share_updates exclude each other: the first moves rows "
+            "toward shared ones, the second needs rows that are shared already"
+        )
+    if regularization:
+        allowed = ("layers", "strength", "relaxation", "refresh_every")
+        _require_all(regularization, allowed, "regularization")
+        return optax.chain(
+            kmeans_regularization(
+                _strength(regularization["strength"], steps),
+                make_spec(regularization["layers"]),
+                refresh_every=regularization["refresh_every"],
+                relaxation=regularization["relaxation"],
+                seed=config.get("seed", 0),
+            ),
+            optimizer,
+        )
+    if share:
+        _require_all(share, ("layers", "reduce"), "share_updates")
+        shared = share_cluster_updates(
+            make_spec(share["layers"]), reduce=share["reduce"]
+        )
+        return optax.chain(shared, optimizer)
+    return optimizer
+
+
+def _require_all(section: Mapping[str, Any], keys: Sequence[str], where: str) -> None:
+    require_keys(section, keys, where)
+    for key in keys:
+        if key not in section:
+            raise ConfigError(f"{where} lacks {key!r}: it needs {', '.join(keys)}")
+
+
+def _smoothing(section: Mapping[str, Any]) -> float:
+    require_keys(section, ("label_smoothing",), "loss")
+    value = section.get("label_smoothing", 0.0)
+    if not 0 <= value < 1:
+        raise ConfigError(f"loss.label_smoothing must be in [0, 1), got {value}")
+    return value
+
+
+def _strength(value: Any, steps: int) -> float | optax.Schedule:
+    """A number, or a geometric rise over the run from ``dict(start=..., end=...)``."""
+    if not isinstance(value, Mapping):
+        return value
+    _require_all(value, ("start", "end"), "regularization.strength")
+    start, end = value["start"], value["end"]
+    if not 0 < start or not 0 < end:
+        raise ConfigError(
+            f"regularization.strength needs start and end above 0, got {start} and {end}"
+        )
+    return optax.exponential_decay(start, max(steps - 1, 1), end / start)
+
+
+def _relative_sse(
+    owned: Mapping[str, Params], state: TrainState, regularization: Mapping[str, Any]
+) -> Array:
+    """The penalty now, over the sum of squares of the kernels that it acts on."""
+    spec = make_spec(regularization["layers"])
+    leaves, layers = named_leaves(owned), resolve_spec(spec, owned)
+    factors = named_leaves(optax.tree.get(state.opt_state[NETWORK], "factors"))
+    cost = energy = 0.0
+    for name, layer in layers.items():
+        rows = layer.matrix(leaves[name])
+        energy += jnp.sum(jnp.square(rows))
+        cost += (
+            spectral_penalty(rows, layer.num_clusters, factors[name])
+            if regularization["relaxation"] == "spectral"
+            else labels_penalty(rows, factors[name], layer.num_clusters)
+        )
+    return cost / energy
