@@ -1,152 +1,36 @@
-"""Pulls kernels toward shared rows while training, and keeps shared rows shared."""
+"""Pulls kernels toward shared samples while training: Deep k-Means as an optax link."""
 
-import dataclasses
 import warnings
-from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple, get_args
 
-import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from zoo_jax.core.config import require_keys
 from zoo_jax.core.errors import ConfigError, closest
 from zoo_jax.core.rng import fold_name, make_key
-from zoo_jax.core.tree import first_match, map_named, named_leaves, nest
-from zoo_jax.core.types import Key, Params
+from zoo_jax.core.tree import map_named, named_leaves, nest
 from zoo_jax.optim import clustering
-from zoo_jax.optim.clustering import Assignment, Samples
+from zoo_jax.optim.codebook import assign_params, check_assigned, share_cluster_updates
+from zoo_jax.optim.layer_spec import LayerSpec, Spec, resolve_spec
+
+__all__ = [
+    "KMeansState",
+    "LayerSpec",
+    "Spec",
+    "assign_params",
+    "check_assigned",
+    "kmeans_regularization",
+    "labels_penalty",
+    "project",
+    "resolve_spec",
+    "share_cluster_updates",
+    "spectral_factor",
+    "spectral_penalty",
+]
 
 Relaxation = Literal["spectral", "labels"]
-
-
-@dataclasses.dataclass(frozen=True)
-class LayerSpec:
-    """How one kernel is clustered.
-
-    Raises:
-      ConfigError: for values that fit no kernel.
-
-    >>> LayerSpec(64), LayerSpec(8, "filter").samples
-    (LayerSpec(num_clusters=64, samples='row', core=0.0, row_length=None), 'filter')
-    """
-
-    num_clusters: int
-    samples: Samples = "row"  # what is clustered, see `clustering.sample_shape`
-    core: float = 0.0  # share of samples in one cluster around the mean, see `assign`
-    row_length: int | None = None  # of the rows of a dense kernel
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.num_clusters, int) or self.num_clusters < 1:
-            raise ConfigError(
-                f"num_clusters must be a whole number from 1, got {self.num_clusters!r}"
-            )
-        if self.samples not in get_args(Samples):
-            hint = closest(self.samples, get_args(Samples))
-            raise ConfigError(f"unknown samples {self.samples!r}: {hint}")
-        if not 0 <= self.core < 1:
-            raise ConfigError(f"core must be within 0 <= core < 1, got {self.core}")
-
-    def matrix(self, kernel: Float[Array, "*shape"]) -> Float[Array, "n d"]:
-        """The samples of a kernel, in float32 or better."""
-        x = clustering.to_matrix(kernel, self.samples, self.row_length)
-        return x.astype(jnp.promote_types(x.dtype, jnp.float32))
-
-    def kernel(self, matrix: Float[Array, "n d"], like: Array) -> Float[Array, "*s"]:
-        """A kernel shaped like `like` from its samples, with its dtype."""
-        shape = like.shape
-        out = clustering.from_matrix(matrix, shape, self.samples, self.row_length)
-        return out.astype(like.dtype)
-
-
-Spec = Mapping[str, LayerSpec | Mapping[str, Any] | None]
-
-
-def resolve_spec(spec: Spec, params: Params) -> dict[str, LayerSpec]:
-    """Finds the kernels that a spec selects.
-
-    Args:
-      spec: Shell-style pattern of a leaf's path -> `LayerSpec`, a mapping of its fields, or
-        None for "leave alone". The first pattern that matches a leaf decides.
-      params: Arrays, or shapes from `jax.eval_shape`.
-
-    Returns:
-      Path of each selected leaf -> its `LayerSpec`, in flattening order.
-
-    Raises:
-      ConfigError: if a pattern decides nothing, or selects a leaf that is no kernel or has
-        too few samples.
-
-    >>> params = {"stem": {"kernel": jnp.zeros((3, 3, 3, 8))},
-    ...           "conv": {"kernel": jnp.zeros((3, 3, 8, 8)), "bias": jnp.zeros(8)}}
-    >>> spec = {"stem/*": None, "*/kernel": {"num_clusters": 16}}
-    >>> [(path, layer.num_clusters) for path, layer in resolve_spec(spec, params).items()]
-    [('conv/kernel', 16)]
-    """
-    layers = {pattern: _layer(pattern, value) for pattern, value in spec.items()}
-    leaves = named_leaves(params)
-    deciding = {name: first_match(name, layers) for name in leaves}
-    for pattern in layers:
-        if pattern in deciding.values():
-            continue
-        hidden = [name for name in leaves if first_match(name, [pattern])]
-        if hidden:
-            raise ConfigError(
-                f"cluster pattern {pattern!r} never decides: {hidden[0]!r} is matched by "
-                f"{deciding[hidden[0]]!r} before it; put the narrower pattern first"
-            )
-        raise ConfigError(
-            f"cluster pattern {pattern!r} matches no parameter: {closest(pattern, leaves)}"
-        )
-    out = {}
-    for name, pattern in deciding.items():
-        layer = layers[pattern] if pattern else None
-        if layer is not None:
-            _check(pattern, name, leaves[name], layer)
-            out[name] = layer
-    return out
-
-
-def _layer(pattern: str, value: Any) -> LayerSpec | None:
-    if value is None or isinstance(value, LayerSpec):
-        return value
-    if hasattr(value, "to_dict"):  # an ml_collections.ConfigDict
-        value = value.to_dict()
-    if not isinstance(value, Mapping):
-        raise ConfigError(
-            f"cluster pattern {pattern!r} needs dict(num_clusters=...) or None, "
-            f"got {value!r}"
-        )
-    fields = [field.name for field in dataclasses.fields(LayerSpec)]
-    require_keys(value, fields, f"cluster pattern {pattern!r}")
-    if "num_clusters" not in value:
-        raise ConfigError(f"cluster pattern {pattern!r} lacks num_clusters")
-    return LayerSpec(**value)
-
-
-def _check(pattern: str, name: str, leaf: Any, layer: LayerSpec) -> None:
-    where = f"cluster pattern {pattern!r} selects {name!r} {tuple(leaf.shape)}"
-    if not jnp.issubdtype(leaf.dtype, jnp.floating) or len(leaf.shape) < 2:
-        raise ConfigError(
-            f"{where} {leaf.dtype}, which is no kernel; end the pattern in /kernel "
-            f"or put {name!r}: None before it"
-        )
-    try:
-        n, _ = clustering.sample_shape(leaf.shape, layer.samples, layer.row_length)
-    except ConfigError as error:
-        raise ConfigError(f"{where}: {error}") from None
-    room = n - int(n * layer.core) + 1 if int(n * layer.core) else n
-    if layer.num_clusters > room:
-        raise ConfigError(
-            f"{where}: {n} {layer.samples} samples with core {layer.core} make at most "
-            f"{room} clusters, got num_clusters={layer.num_clusters}"
-        )
-
-
-# --- the penalty ----------------------------------------------------------------------
 
 
 def spectral_factor(
@@ -416,153 +300,3 @@ def _warn_if_zero(layers: dict[str, LayerSpec], leaves: dict[str, Any]) -> None:
             "for: " + "; ".join(zero),
             stacklevel=3,
         )
-
-
-# --- after the assignment -------------------------------------------------------------
-
-
-def assign_params(
-    params: Params, spec: Spec, key: Key, **options: Any
-) -> tuple[Params, dict[str, Assignment]]:
-    """Hard-assigns every selected kernel, see `clustering.assign`.
-
-    Args:
-      params: Nested dicts of arrays.
-      spec: See `resolve_spec`.
-      key: Folded with the path of each kernel.
-      **options: Further arguments of `clustering.assign` (`num_init`, `num_iters`, `tol`).
-
-    Returns:
-      The parameters with rows shared, and path -> centres and labels.
-
-    Raises:
-      ConfigError: for a spec that does not fit.
-
-    >>> params = {"kernel": jnp.array([[0.0, 0.2, 1.0, 1.4]])}
-    >>> out, _ = assign_params(params, {"*": LayerSpec(2, "scalar")}, jax.random.key(0))
-    >>> [round(float(w), 3) for w in out["kernel"][0]]
-    [0.1, 0.1, 1.2, 1.2]
-    """
-    layers, leaves = resolve_spec(spec, params), named_leaves(params)
-    found = {
-        name: clustering.assign(
-            layer.matrix(leaves[name]),
-            layer.num_clusters,
-            fold_name(key, name),
-            core=layer.core,
-            **options,
-        )
-        for name, layer in layers.items()
-    }
-
-    def replace(name, leaf):
-        if name not in found:
-            return leaf
-        rows = found[name].centres[found[name].labels]
-        return layers[name].kernel(rows, like=leaf)
-
-    return map_named(replace, params), found
-
-
-def check_assigned(params: Params, spec: Spec) -> dict[str, int]:
-    """Counts the distinct samples of every selected kernel, on the host.
-
-    Returns:
-      Path -> number of distinct samples.
-
-    Raises:
-      ConfigError: if a kernel has more of them than clusters.
-
-    >>> kernel = jnp.array([[1.0, 1.0, 2.0]])
-    >>> check_assigned({"kernel": kernel}, {"kernel": LayerSpec(2, "scalar")})
-    {'kernel': 2}
-    """
-    leaves = named_leaves(params)
-    counts = {}
-    for name, layer in resolve_spec(spec, params).items():
-        rows = np.asarray(layer.matrix(leaves[name]))
-        counts[name] = len(np.unique(rows, axis=0))
-        if counts[name] > layer.num_clusters:
-            raise ConfigError(
-                f"{name!r} has {counts[name]} distinct {layer.samples} samples, more than "
-                f"num_clusters={layer.num_clusters}; assign it first (assign_params)"
-            )
-    return counts
-
-
-class SharedUpdatesState(NamedTuple):
-    """State of `share_cluster_updates`."""
-
-    labels: dict[str, Any]  # nested like params, selected kernels only: [n], int32
-
-
-def share_cluster_updates(
-    spec: Spec, *, reduce: Literal["sum", "mean"] = "sum"
-) -> optax.GradientTransformationExtraArgs:
-    """Gives all samples of a cluster the same update, so that shared weights stay shared.
-
-    Clusters are the groups of equal samples that the parameters hold at `init`. Placed before
-    an elementwise optimiser (SGD with momentum, Adam, weight decay), it trains the centres:
-    weights that start equal stay equal bit for bit.
-
-    .. warning:: Start from assigned parameters (`assign_params`); `check_assigned` tells, on
-       the host. Under jit nothing can be raised: samples beyond the first ``num_clusters``
-       distinct ones keep their own updates.
-
-    Args:
-      spec: See `resolve_spec`.
-      reduce: ``"sum"`` is the gradient with respect to the centre; it grows with the size of
-        the cluster. ``"mean"`` keeps the step of a single weight.
-
-    Returns:
-      A transformation whose state holds the labels. Other leaves stay as they are.
-
-    Raises:
-      ConfigError: for a spec that does not fit, or parameters that are not assigned where
-        they are concrete.
-
-    Source: arXiv 1806.09228 stops at the assignment; training the centres is our extension.
-
-    >>> params = {"kernel": jnp.array([[1.0, 1.0, 2.0]])}
-    >>> tx = share_cluster_updates({"kernel": LayerSpec(2, "scalar")})
-    >>> grads = {"kernel": jnp.array([[0.5, 0.25, 3.0]])}
-    >>> tx.update(grads, tx.init(params), params)[0]["kernel"].tolist()
-    [[0.75, 0.75, 3.0]]
-    """
-    if reduce not in ("sum", "mean"):
-        raise ConfigError(
-            f"unknown reduce {reduce!r}: {closest(reduce, ('sum', 'mean'))}"
-        )
-
-    def init_fn(params):
-        leaves = named_leaves(params)
-        layers = resolve_spec(spec, params)
-        if not any(isinstance(leaf, jax.core.Tracer) for leaf in leaves.values()):
-            check_assigned(params, spec)
-        labels = {
-            name: clustering.group_equal(
-                layer.matrix(leaves[name]), layer.num_clusters
-            )[0]
-            for name, layer in layers.items()
-        }
-        return SharedUpdatesState(nest(labels))
-
-    def update_fn(updates, state, params=None, **extra):
-        del params, extra
-        layers = resolve_spec(spec, updates)
-        labels = named_leaves(state.labels)
-
-        def share(name, update):
-            if name not in layers:
-                return update
-            layer, label, k = layers[name], labels[name], layers[name].num_clusters
-            x = layer.matrix(update)
-            reduction = (
-                clustering.cluster_sums if reduce == "sum" else clustering.centroids
-            )
-            shared = reduction(x, label, k)[jnp.minimum(label, k - 1)]
-            return layer.kernel(jnp.where((label < k)[:, None], shared, x), like=update)
-
-        return map_named(share, updates), state
-
-    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
