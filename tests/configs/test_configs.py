@@ -1,0 +1,60 @@
+"""Every config: loads in all its forms, and its tiny form runs through the real binaries."""
+
+import importlib.util
+import json
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from zoo_jax.core import registry
+from zoo_jax.core.config import flatten
+from zoo_jax.train.settings import LOOP_KEYS
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+FILES = sorted((ROOT / "experiments" / "configs").rglob("*.py"))
+NAMES = [str(f.relative_to(ROOT)) for f in FILES]
+
+
+def get_config(file, arg):
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module, module.get_config(arg)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_config_is_a_record(name):
+    module, config = get_config(ROOT / name, "")
+    assert module.__doc__, (
+        "a config says what it reproduces, at what cost, by which command"
+    )
+    assert config.task in name
+    method = registry.get(config.task)
+    assert set(config) <= LOOP_KEYS | set(method.CONFIG_KEYS)
+    assert flatten(config)
+    _, tiny = get_config(ROOT / name, "tiny")
+    assert set(tiny) == set(config)
+    assert tiny.steps <= 20
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_tiny_form_runs_through_the_binaries(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    _, config = get_config(ROOT / name, "tiny")
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "experiments.train"),
+            f"--config={name}:tiny",
+            f"--workdir={tmp_path / 'run'}",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    run = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert run["finished"]
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(lines[-1])["step"] == config.steps
