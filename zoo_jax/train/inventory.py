@@ -43,17 +43,25 @@ def verify(folder: pathlib.Path) -> None:
         permission.
     """
     try:
-        text = _read(folder / SUMS).decode("utf-8")
+        text = (folder / SUMS).read_bytes().decode("utf-8")
         listed = dict(reversed(line.split("  ", 1)) for line in text.splitlines())
-    except ValueError:  # also what bad UTF-8 raises
+    except OSError as error:
+        raise _damage_or_same(error, SUMS) from error
+    except ValueError:  # bad UTF-8, or a line of another form
         raise Damage(f"{SUMS} is malformed") from None
     found = _files(folder)
     for name in sorted(listed.keys() | set(found)):
+        if name not in found:
+            raise Damage(f"{name} is missing")
         if name not in listed:
             raise Damage(f"{name} is not listed in {SUMS}")
-        if _digest(folder / name) != listed[name]:
+        try:
+            same = _digest(folder / name) == listed[name]
+        except OSError as error:
+            raise _damage_or_same(error, name) from error
+        if not same:
             raise Damage(f"{name} does not match its checksum")
-    if text != "".join(f"{listed[n]}  {n}\n" for n in found):
+    if text != "".join(f"{listed[name]}  {name}\n" for name in found):
         raise Damage(f"{SUMS} is malformed")
 
 
@@ -68,36 +76,28 @@ def sync_folder(folder: pathlib.Path) -> None:
 
 def _files(folder: pathlib.Path) -> list[str]:
     """Relative names of all files but the list itself, sorted."""
-    paths = (
-        pathlib.Path(parent, name)
-        for parent, _, names in os.walk(folder)
-        for name in names
-    )
+
+    def fail(error: OSError) -> None:
+        raise error
+
     return sorted(
-        name for p in paths if (name := p.relative_to(folder).as_posix()) != SUMS
+        name
+        for parent, _, files in os.walk(folder, onerror=fail)
+        for file in files
+        if (name := pathlib.Path(parent, file).relative_to(folder).as_posix()) != SUMS
     )
 
 
 def _digest(path: pathlib.Path, *, sync: bool = False) -> str:
-    try:
-        with path.open("rb") as f:
-            if sync:
-                os.fsync(f.fileno())
-            return hashlib.file_digest(f, "sha256").hexdigest()
-    except OSError as error:
-        raise _damage_or_same(error, path) from error
+    with path.open("rb") as f:
+        if sync:
+            os.fsync(f.fileno())
+        return hashlib.file_digest(f, "sha256").hexdigest()
 
 
-def _read(path: pathlib.Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise _damage_or_same(error, path) from error
-
-
-def _damage_or_same(error: OSError, path: pathlib.Path) -> Exception:
+def _damage_or_same(error: OSError, name: str) -> Exception:
     if error.errno in (errno.ENOENT, errno.ENOTDIR):
-        return Damage(f"{path.name} is missing")
+        return Damage(f"{name} is missing")
     if error.errno in (errno.EIO, errno.EISDIR):
-        return Damage(f"{path.name} is unreadable ({error.strerror})")
+        return Damage(f"{name} is unreadable ({error.strerror})")
     return error  # permissions, too many open files: says nothing about the data
