@@ -1,0 +1,332 @@
+"""Networks by name: building them, and filling them with weights from any place.
+
+`MODELS` is a plain dictionary of module paths, imported on use: importing this module
+imports no method and no flax.
+"""
+
+import dataclasses
+import functools
+import importlib
+import inspect
+import pathlib
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
+
+from zoo_jax.core import rng
+from zoo_jax.core.errors import ConfigError, WeightsError, closest
+from zoo_jax.core.files import PathLike, read_json
+from zoo_jax.core.tree import named_leaves
+
+if TYPE_CHECKING:
+    import flax.linen as nn
+
+    from zoo_jax.convert import Table
+
+MODEL_FILE, VARIABLES_FILE = "model.json", "variables.safetensors"  # a converted folder
+FORMAT = "zoo-jax-model"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelEntry:
+    """How to build one network, and how its published weights are named."""
+
+    build: str  # "module:function": keyword arguments, one of them dtype -> nn.Module
+    table: (
+        str | None
+    )  # "module:function" -> Table; its arguments are fields of the module
+    example: tuple[int, ...]  # input shape, NHWC or NTHWC, batch 1
+    network: str = "network"  # its name among the networks of a training checkpoint
+    doc: str  # one line
+
+
+_DEEP_K_MEANS = "zoo_jax.methods.deep_k_means"
+
+MODELS: dict[str, ModelEntry] = {
+    "deep_k_means/wide_resnet_16_4": ModelEntry(
+        build=f"{_DEEP_K_MEANS}.model:build_wide_resnet",
+        table=f"{_DEEP_K_MEANS}.convert:wide_resnet_table",
+        example=(1, 32, 32, 3),
+        doc="Wide ResNet 16-4 for CIFAR-10; normalised RGB -> 10 logits",
+    ),
+    "deep_k_means/lenet_caffe_5": ModelEntry(
+        build=f"{_DEEP_K_MEANS}.model:build_lenet_caffe_5",
+        table=f"{_DEEP_K_MEANS}.convert:lenet_caffe_5_table",
+        example=(1, 28, 28, 1),
+        doc="LeNet of Caffe; digits in [0, 1] -> 10 logits",
+    ),
+    "deep_k_means/digits_cnn": ModelEntry(
+        build=f"{_DEEP_K_MEANS}.model:build_digits_cnn",
+        table=f"{_DEEP_K_MEANS}.convert:digits_cnn_table",
+        example=(1, 28, 28, 1),
+        doc="small all-convolutional classifier; digits in [0, 1] -> 10 logits",
+    ),
+}
+
+
+class Model(NamedTuple):
+    """A network and its variables; nothing else is hidden in it."""
+
+    name: str
+    module: "nn.Module"
+    variables: dict[
+        str, Any
+    ]  # {"params": ..., "batch_stats": ...} as the module takes them
+
+    def __call__(self, *inputs: Any, **kw: Any) -> Any:
+        """Runs the network in eval mode, compiled once per shape.
+
+        Args:
+          *inputs: Arrays, NHWC or NTHWC.
+          **kw: Further arguments of ``module.apply``; arrays (or trees of them) are traced,
+            anything else is static. ``train=True`` leaves eval mode.
+
+        Returns:
+          What the module returns.
+        """
+        traced = {k: v for k, v in kw.items() if _is_arrays(v)}
+        static = tuple(sorted((k, v) for k, v in kw.items() if k not in traced))
+        return _infer(self.module, static, self.variables, inputs, traced)
+
+
+def _is_arrays(value: Any) -> bool:
+    leaves = jax.tree.leaves(value)
+    return bool(leaves) and all(isinstance(x, jax.Array | np.ndarray) for x in leaves)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _infer(module, static, variables, inputs, traced):
+    return module.apply(
+        variables, *inputs, **({"train": False} | dict(static) | traced)
+    )
+
+
+def list_models() -> tuple[str, ...]:
+    """Names that `create_model` takes."""
+    return tuple(sorted(MODELS))
+
+
+def get_entry(name: str) -> ModelEntry:
+    """The registry entry of a model. Raises `ConfigError` with the closest names."""
+    if name not in MODELS:
+        raise ConfigError(f"unknown model {name!r}: {closest(name, MODELS)}")
+    return MODELS[name]
+
+
+def create_model(
+    name: str,
+    *,
+    weights: Mapping[str, Any] | PathLike | None = None,
+    seed: int = 0,
+    dtype: DTypeLike = jnp.float32,
+    **overrides: Any,
+) -> Model:
+    """Builds a network and fills it.
+
+    Args:
+      name: One of `list_models()`.
+      weights: None for fresh parameters from `seed`; a mapping of the published
+        checkpoint's keys to arrays; a ``.safetensors``, ``.npz`` or torch file in the published
+        layout; a folder or file that ``zoo-jax convert`` wrote; or the working directory
+        of a training run (averaged parameters where the run kept them).
+      seed: For fresh parameters.
+      dtype: Compute dtype; parameters stay float32.
+      **overrides: Arguments of the network's builder. A converted folder and a training run
+        bring their own; what is given here wins.
+
+    Returns:
+      The model; call it on NHWC (NTHWC) arrays.
+
+    Raises:
+      ConfigError: for an unknown model or override.
+      WeightsError: for weights that are damaged, unsafe or do not fit; lists every key.
+      CheckpointError: for a training run without a good checkpoint.
+    """
+    entry = get_entry(name)
+    source = None if weights is None else load_source(name, weights)
+    if source is not None:
+        overrides = {**source.overrides, **overrides}
+    module = build_module(name, dtype=dtype, **overrides)
+    if source is None:
+        # Under jit: op-by-op initialisation compiles every operation on its own.
+        init = jax.jit(lambda key, x: module.init(key, x, train=False))
+        fresh = init(rng.make_key(seed), jnp.zeros(entry.example, jnp.float32))
+        return Model(name, module, dict(fresh))
+    from zoo_jax.convert import apply
+
+    template = abstract_variables(name, module)
+    table = source_table(name, module, template, source)
+    variables = apply(table, source.arrays, template, where=source.where)
+    # A copy: on CPU a plain conversion may share memory with the caller's arrays.
+    return Model(
+        name, module, jax.tree.map(lambda x: jnp.array(x, copy=True), variables)
+    )
+
+
+def build_module(
+    name: str, *, dtype: DTypeLike = jnp.float32, **overrides: Any
+) -> "nn.Module":
+    """The linen module of a model, without variables. Raises `ConfigError`."""
+    build = _import(get_entry(name).build)
+    allowed = _arguments(build)
+    for key in overrides:
+        if key not in allowed:
+            raise ConfigError(
+                f"{name} has no argument {key!r}: {closest(key, allowed)}"
+            )
+    return build(dtype=dtype, **overrides)
+
+
+def abstract_variables(name: str, module: "nn.Module") -> dict[str, Any]:
+    """Shapes and dtypes of a module's variables; computes nothing."""
+    x = jax.ShapeDtypeStruct(get_entry(name).example, jnp.float32)
+    return dict(
+        jax.eval_shape(
+            lambda key, x: module.init(key, x, train=False), rng.make_key(0), x
+        )
+    )
+
+
+def model_table(name: str, module: "nn.Module") -> "Table":
+    """The key table of a module's published weights. Raises `WeightsError` if it has none."""
+    path = get_entry(name).table
+    if path is None:
+        raise WeightsError(
+            f"{name} has no published layout; give a folder that zoo-jax wrote"
+        )
+    make = _import(path)
+    fields = (p for p in inspect.signature(make).parameters if hasattr(module, p))
+    return make(**{field: getattr(module, field) for field in fields})
+
+
+class Source(NamedTuple):
+    """Weights that have been read but not yet fitted to a network."""
+
+    arrays: Mapping[str, Any]
+    published: bool  # keys and layouts of the published file, not of this project
+    overrides: dict[str, Any]  # builder arguments that came with them
+    where: str  # for messages
+    skipped: tuple[str, ...] = ()  # entries of the file that are no arrays
+
+
+def source_table(
+    name: str, module: "nn.Module", template: Mapping[str, Any], source: Source
+) -> "Table":
+    """The key table by which a source fits a module."""
+    from zoo_jax.convert import identity_table
+
+    return model_table(name, module) if source.published else identity_table(template)
+
+
+def load_source(name: str, weights: Mapping[str, Any] | PathLike) -> Source:
+    """Reads weights of any kind for model `name`. Errors as `create_model`."""
+    if isinstance(weights, Mapping):
+        return Source(weights, True, {}, "the given mapping")
+    path = pathlib.Path(weights).expanduser()
+    if not path.exists():
+        raise WeightsError(f"{path}: there is no such weights file or folder")
+    for recognises, load in _KINDS:
+        if recognises(path):
+            return load(name, path)
+    raise WeightsError(
+        f"{path}: holds neither {MODEL_FILE} (a converted model) nor checkpoints (a training"
+        " run)"
+    )
+
+
+def _load_file(name: str, path: pathlib.Path) -> Source:
+    from zoo_jax.convert import open_weights
+
+    file = open_weights(path)
+    if not file.ours:
+        return Source(file.arrays, True, {}, str(path), file.skipped)
+    return Source(file.arrays, False, _own(name, path, file.metadata), str(path))
+
+
+def _load_converted(name: str, path: pathlib.Path) -> Source:
+    from zoo_jax.convert import open_weights
+
+    try:
+        facts = read_json(path / MODEL_FILE)
+    except ValueError as error:
+        raise WeightsError(f"{path / MODEL_FILE}: is damaged: {error}") from None
+    overrides = _own(name, path, facts)
+    arrays = open_weights(path / VARIABLES_FILE).arrays
+    return Source(arrays, False, overrides, str(path))
+
+
+def _own(name: str, path: pathlib.Path, facts: Any) -> dict[str, Any]:
+    """Checks what this project wrote beside weights; returns the builder's arguments."""
+    facts = facts if isinstance(facts, Mapping) else {}
+    if facts.get("format") != FORMAT or not isinstance(facts.get("overrides"), dict):
+        raise WeightsError(f"{path}: was not written by zoo-jax convert")
+    if facts.get("model") != name:
+        raise WeightsError(f"{path}: holds {facts.get('model')!r}, not {name!r}")
+    return _plain(facts["overrides"])
+
+
+def _load_run(name: str, path: pathlib.Path) -> Source:
+    """A working directory of `experiments.train`, or the checkpoint folder in it."""
+    from zoo_jax.train.run import CONFIG, workdir_variables
+
+    variables = workdir_variables(path)
+    network = get_entry(name).network
+    params = variables["params"]
+    if network not in params:
+        raise WeightsError(
+            f"{path}: the run has no network {network!r}: {closest(network, params)}"
+        )
+    state = variables["model_state"].get(network, {})
+    arrays = named_leaves({"params": params[network], **state})
+    config = next(
+        (p / CONFIG for p in (path, path.parent) if (p / CONFIG).is_file()), None
+    )
+    overrides = {} if config is None else _run_overrides(name, config)
+    return Source(arrays, False, overrides, str(path))
+
+
+def _run_overrides(name: str, path: pathlib.Path) -> dict[str, Any]:
+    """Builder arguments out of the config of a run."""
+    try:
+        config = read_json(path)
+        section = dict(config["model"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise WeightsError(f"{path}: is no config of a run: {error!r}") from None
+    trained = f"{config.get('task')}/{section.pop('name', '')}"
+    if trained in MODELS and trained != name:
+        raise WeightsError(f"{path}: is of a run of {trained!r}, not {name!r}")
+    return _plain(section)
+
+
+def _is_run(path: pathlib.Path) -> bool:
+    """A folder with numbered steps, or with the folder that holds them."""
+    folder = path / "checkpoints" if (path / "checkpoints").is_dir() else path
+    return folder.is_dir() and any(p.name.isdigit() for p in folder.iterdir())
+
+
+# Asked in this order; a further kind of weights is one more line.
+_KINDS: tuple[
+    tuple[Callable[[pathlib.Path], bool], Callable[[str, pathlib.Path], Source]], ...
+] = (
+    (pathlib.Path.is_file, _load_file),
+    (lambda path: (path / MODEL_FILE).is_file(), _load_converted),
+    (_is_run, _load_run),
+)
+
+
+def _plain(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON lists as the tuples that builders take."""
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in overrides.items()}
+
+
+def _import(path: str) -> Callable:
+    module, _, function = path.partition(":")
+    return getattr(importlib.import_module(module), function)
+
+
+def _arguments(function: Callable) -> Iterable[str]:
+    return [p for p in inspect.signature(function).parameters if p != "dtype"]
