@@ -183,5 +183,8 @@ def load_variables(where: str, *, best: bool = False) -> Variables:
 
     name, colon, weights = where.partition(":")
     if colon and name in models.MODELS:
-        return models.training_variables(name, weights)
+        network = models.get_entry(name).network
+        variables = dict(models.create_model(name, weights=weights).variables)
+        params = variables.pop("params")
+        return {"params": {network: params}, "model_state": {network: variables}}
     return workdir_variables(where, best=best)
