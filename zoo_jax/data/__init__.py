@@ -1,0 +1,1 @@
+"""Data: sources with random access, one loader, transforms, and readers of untrusted files."""

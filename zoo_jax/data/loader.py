@@ -1,0 +1,440 @@
+"""The loader: the same batches for any number of workers, restarts and processes.
+
+Training reads one infinite stream of examples: epoch after epoch, each in a new order that
+follows from (seed, epoch). Batch `g` of a global batch size `B` is the positions
+``g * B ... (g + 1) * B - 1`` of that stream, so batches run across the ends of epochs and no
+example is dropped. The randomness of a transform follows from (seed, position). A batch is
+therefore a pure function of its number, and the loader's whole state is one integer.
+
+Grain reads batches ahead, in a thread or in worker processes; it never decides their order.
+"""
+
+import dataclasses
+import functools
+import json
+import multiprocessing
+import multiprocessing.connection
+import os
+import pathlib
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+import grain
+import numpy as np
+
+from zoo_jax.core.errors import ConfigError, DataError, DeviceError, MediaError
+from zoo_jax.core.files import PathLike
+from zoo_jax.data.source import Example, Source
+from zoo_jax.data.transforms import Compose, Transform, make_transform, stack
+
+Batch = dict[str, np.ndarray]
+OnError = Literal["raise", "skip"]
+Bad = tuple[int, str]  # index in the source, what is wrong with it
+
+
+@functools.lru_cache(maxsize=4)
+def epoch_order(length: int, seed: int, epoch: int) -> np.ndarray:
+    """The order of one epoch: a permutation of ``range(length)``.
+
+    NumPy promises never to change the raw numbers of a bit generator, but makes no such
+    promise for `Generator.permutation`; so the order is a sort of raw numbers.
+    """
+    raw = _bits(seed, epoch, purpose=0).random_raw(length)
+    return np.argsort(raw, kind="stable")
+
+
+def example_rng(seed: int, position: int) -> np.random.Generator:
+    """The generator of the example at one position of the stream."""
+    return np.random.Generator(_bits(seed, position, purpose=1))
+
+
+def _bits(seed: int, number: int, *, purpose: int) -> np.random.Philox:
+    # Philox is keyed, not seeded: distinct keys and counters give independent streams.
+    return np.random.Philox(
+        key=np.array([seed, number], np.uint64),
+        counter=np.array([0, 0, 0, purpose], np.uint64),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Reader:
+    """Reads examples by their position in the stream. Pickled into the workers."""
+
+    source: Source
+    transform: Compose
+    seed: int
+    shuffle: bool
+    on_error: OnError
+    most_bad: int  # more bad examples than that are an error
+
+    def read(self, positions: Sequence[int]) -> tuple[Batch, list[tuple[int, Bad]]]:
+        """Returns the batch, and which of its rows stand in for which bad example."""
+        if hasattr(self.source, "take"):
+            batch = self.source.take(np.array([self._index(p) for p in positions]))
+            rngs = [] if self.transform.elementwise else map(self._rng, positions)
+            return self.transform.batch(batch, list(rngs)), []
+        examples, bad = [], []
+        for row, position in enumerate(positions):
+            example, failures = self._example(position)
+            examples.append(example)
+            bad.extend((row, failure) for failure in failures)
+        return stack(examples), bad
+
+    def _rng(self, position: int) -> np.random.Generator:
+        return example_rng(self.seed, position)
+
+    def _index(self, position: int, shift: int = 0) -> int:
+        n = len(self.source)
+        epoch, offset = divmod(position, n)
+        offset = (offset + shift) % n
+        return int(epoch_order(n, self.seed, epoch)[offset]) if self.shuffle else offset
+
+    def _example(self, position: int) -> tuple[Example, list[Bad]]:
+        bad: list[Bad] = []
+        while True:
+            # The next one in the order of the same epoch takes the place of a bad one.
+            index = self._index(position, shift=len(bad))
+            try:
+                example = self.source[index]
+            except MediaError as e:
+                if self.on_error == "raise":
+                    raise
+                bad.append((index, str(e)))
+                _check_bad(dict(bad), self.most_bad, len(self.source))
+                continue
+            return self.transform(example, self._rng(position)), bad
+
+
+def _check_bad(bad: dict[int, str], most: int, length: int) -> None:
+    if len(bad) > most:
+        first = "; ".join(list(bad.values())[:3])
+        raise DataError(
+            f"{len(bad)} of {length} examples cannot be read, more than the {most} that "
+            f"max_skipped allows: mend or remove them, or raise max_skipped. First: {first}"
+        )
+
+
+class _Batches:
+    """Batch number -> this process' rows of it. Grain sees it as a random-access source."""
+
+    def __init__(self, reader: _Reader, size: int, rows: slice, count: int):
+        self._reader, self._size, self._rows, self._count = reader, size, rows, count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, g: int) -> tuple[Batch, list[tuple[int, Bad]]]:
+        first = int(g) * self._size
+        return self._reader.read(
+            range(first + self._rows.start, first + self._rows.stop)
+        )
+
+
+class _EvalBatches(_Batches):
+    """Adds the mask; positions behind the end repeat the last example."""
+
+    def __getitem__(self, g: int) -> tuple[Batch, list[tuple[int, Bad]]]:
+        first, last = int(g) * self._size, len(self._reader.source) - 1
+        positions = range(first + self._rows.start, first + self._rows.stop)
+        batch, bad = self._reader.read([min(p, last) for p in positions])
+        mask = np.array([p <= last for p in positions], np.float32)
+        mask[[row for row, _ in bad]] = 0.0
+        return {**batch, "mask": mask}, bad
+
+
+def _start_worker(index: int, count: int) -> None:
+    """Runs first in a worker process."""
+    del index, count
+    # Ctrl-C reaches the whole process group; the parent decides and closes its workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+
+    def follow_parent() -> None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)  # a killed parent cannot close its workers
+
+    threading.Thread(target=follow_parent, daemon=True).start()
+
+
+def _let_grain_read_its_flags() -> None:
+    from absl import flags
+
+    # Grain's workers look at flags of its own; in a notebook nobody has parsed any.
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()
+
+
+def _iterate(batches: _Batches, start: int, workers: int) -> grain.DatasetIterator:
+    # Data in memory is read at once: a thread would only compete for the interpreter lock.
+    # Files are decoded one batch ahead by a thread (Pillow releases the lock).
+    in_memory = hasattr(batches._reader.source, "take")
+    ahead = 0 if in_memory or workers else 1
+    ds = grain.MapDataset.source(batches).slice(slice(start, None))
+    ds = ds.to_iter_dataset(
+        grain.ReadOptions(num_threads=ahead, prefetch_buffer_size=2 * ahead)
+    )
+    if workers:
+        _let_grain_read_its_flags()
+        ds = ds.mp_prefetch(
+            grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2),
+            worker_init_fn=_start_worker,
+        )
+    return iter(ds)
+
+
+class _BadExamples:
+    """Counts distinct bad examples against the cap and writes one line for each."""
+
+    def __init__(self, report: PathLike | None, most: int, length: int):
+        self._report = pathlib.Path(report) if report else None
+        self._most, self._length = most, length
+        self._seen: dict[int, str] = {}
+        if self._report and self._report.exists():
+            try:
+                lines = self._report.read_text(encoding="utf-8").splitlines()
+                entries = [json.loads(line) for line in lines]
+                self._seen = {int(e["index"]): e["error"] for e in entries}
+            except (ValueError, KeyError, TypeError) as e:
+                raise DataError(
+                    f"{self._report} is not a report of bad examples ({e}): remove it"
+                ) from None
+
+    def add(self, bad: Sequence[tuple[int, Bad]]) -> None:
+        for _, (index, error) in bad:
+            if index in self._seen:
+                continue
+            self._seen[index] = error
+            if self._report:
+                self._report.parent.mkdir(parents=True, exist_ok=True)
+                with self._report.open("a", encoding="utf-8") as f:
+                    f.write(json.dumps({"index": index, "error": error}) + "\n")
+        if bad:
+            _check_bad(self._seen, self._most, self._length)
+
+
+def _check(source, batch_size, seed, process_index, process_count, workers, on_error):
+    for name, value, least in (
+        ("batch_size", batch_size, 1),
+        ("seed", seed, 0),
+        ("workers", workers, 0),
+        ("process_count", process_count, 1),
+    ):
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise ConfigError(f"{name} must be an integer >= {least}, got {value!r}")
+    if on_error not in ("raise", "skip"):
+        raise ConfigError(f'on_error must be "raise" or "skip", got {on_error!r}')
+    if len(source) == 0:
+        raise DataError("the data source has no examples")
+    if not 0 <= process_index < process_count:
+        raise DeviceError(
+            f"process_index {process_index} is not below process_count {process_count}"
+        )
+    if batch_size % process_count:
+        raise DeviceError(
+            f"batch_size {batch_size} does not divide among {process_count} processes: "
+            f"use a multiple of {process_count}"
+        )
+
+
+def _local_rows(batch_size: int, process_index: int, process_count: int) -> slice:
+    rows = batch_size // process_count
+    return slice(process_index * rows, (process_index + 1) * rows)
+
+
+class TrainBatches(Iterator[Batch]):
+    """An endless iterator of local batches; made by `train_batches`.
+
+    Reading starts with the first ``next``. Close it (or use it in a ``with`` block) to stop
+    its thread or worker processes at once.
+    """
+
+    def __init__(
+        self,
+        batches: _Batches,
+        facts: dict,
+        start: int,
+        workers: int,
+        bad: _BadExamples,
+    ):
+        self._batches, self._facts, self._workers = batches, facts, workers
+        self._next = start
+        self._bad = bad
+        self._iterator: grain.DatasetIterator | None = None
+        self._closed = False
+
+    def __next__(self) -> Batch:
+        if self._closed:
+            raise ValueError("the batches are closed")
+        if self._iterator is None:
+            self._iterator = _iterate(self._batches, self._next, self._workers)
+        batch, bad = next(self._iterator)
+        self._bad.add(bad)
+        self._next += 1
+        return batch
+
+    def state(self) -> dict[str, Any]:
+        """Where the stream stands, as JSON; the same on every process."""
+        return {"next_batch": self._next, **self._facts}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Goes to where `state` was taken.
+
+        Raises:
+          DataError: if it was taken from another stream: the batches would differ.
+        """
+        for name, value in self._facts.items():
+            if state.get(name) != value:
+                raise DataError(
+                    f"cannot continue the data stream: {name} was {state.get(name)!r} and "
+                    f"is {value!r} now: restore the old value or start a new run"
+                )
+        self._stop()
+        self._next = int(state["next_batch"])
+
+    def close(self) -> None:
+        """Stops reading. Repeated calls do nothing."""
+        self._closed = True
+        self._stop()
+
+    def _stop(self) -> None:
+        if self._iterator is not None:
+            self._iterator.close()
+            self._iterator = None
+
+    def __enter__(self) -> "TrainBatches":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+def train_batches(
+    source: Source,
+    *,
+    batch_size: int,
+    seed: int,
+    transform: Transform | Sequence[Any] | None = None,
+    shuffle: bool = True,
+    workers: int = 0,
+    start: int = 0,
+    process_index: int = 0,
+    process_count: int = 1,
+    on_error: OnError = "raise",
+    max_skipped: float = 0.01,
+    report: PathLike | None = None,
+) -> TrainBatches:
+    """An endless stream of batches of numpy arrays.
+
+    Args:
+      source: Where examples come from.
+      batch_size: Rows of the *global* batch; each process gets its equal share of them.
+      seed: Determines the order and what random transforms do.
+      transform: See `make_transform`.
+      shuffle: Whether each epoch has an order of its own; else always that of the source.
+      workers: Processes that read ahead; 0 reads in this process. Never changes a batch.
+      start: Number of the first batch.
+      process_index: Which of the processes this is, e.g. ``jax.process_index()``.
+      process_count: How many processes share the global batch.
+      on_error: What to do with an example that raises `MediaError`. ``"skip"`` puts the next
+        one of the epoch in its place.
+      max_skipped: With ``"skip"``, the share of distinct bad examples that is tolerated.
+      report: A JSONL file that gets one line per distinct bad example. One per process.
+
+    Returns:
+      The iterator; ``dict`` of arrays [b, ...] with b = batch_size / process_count.
+
+    Raises:
+      ConfigError: for a value out of range.
+      DeviceError: if the batch does not divide among the processes.
+      DataError: for an empty source; while iterating, for too many bad examples.
+    """
+    _check(source, batch_size, seed, process_index, process_count, workers, on_error)
+    most_bad = int(max_skipped * len(source))
+    reader = _Reader(
+        source, make_transform(transform), seed, shuffle, on_error, most_bad
+    )
+    rows = _local_rows(batch_size, process_index, process_count)
+    facts = {
+        "seed": seed,
+        "batch_size": batch_size,
+        "examples": len(source),
+        "shuffle": shuffle,
+    }
+    return TrainBatches(
+        _Batches(reader, batch_size, rows, sys.maxsize),
+        facts,
+        start,
+        workers,
+        _BadExamples(report, most_bad, len(source)),
+    )
+
+
+class EvalBatches:
+    """One pass per ``iter``, always in the order of the source; made by `eval_batches`."""
+
+    def __init__(self, batches: _EvalBatches, workers: int, bad: _BadExamples):
+        self._batches, self._workers, self._bad = batches, workers, bad
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[Batch]:
+        iterator = _iterate(self._batches, 0, self._workers)
+        try:
+            for batch, bad in iterator:
+                self._bad.add(bad)
+                yield batch
+        finally:
+            iterator.close()
+
+
+def eval_batches(
+    source: Source,
+    *,
+    batch_size: int,
+    transform: Transform | Sequence[Any] | None = None,
+    workers: int = 0,
+    process_index: int = 0,
+    process_count: int = 1,
+    on_error: OnError = "raise",
+    max_skipped: float = 0.01,
+    report: PathLike | None = None,
+) -> EvalBatches:
+    """Every example once, in order, in batches of one shape.
+
+    The last batch is filled up by repeating the last example. ``"mask"`` (float32 [b]) is 1
+    for real rows and 0 for rows that fill up or, with ``on_error="skip"``, that stand in for a
+    bad example. All processes get the same number of batches.
+
+    Args:
+      source: Where examples come from.
+      batch_size: Rows of the *global* batch.
+      transform: See `make_transform`; a random one does the same in each pass.
+      workers: Processes that read ahead.
+      process_index: Which of the processes this is.
+      process_count: How many processes share the global batch.
+      on_error: ``"raise"`` or ``"skip"``.
+      max_skipped: With ``"skip"``, the share of distinct bad examples that is tolerated.
+      report: A JSONL file that gets one line per distinct bad example. One per process.
+
+    Returns:
+      An iterable with a length; ``dict`` of arrays [b, ...] with b = batch_size / process_count.
+
+    Raises:
+      ConfigError: for a value out of range.
+      DeviceError: if the batch does not divide among the processes.
+      DataError: for an empty source; while iterating, for too many bad examples.
+    """
+    _check(source, batch_size, 0, process_index, process_count, workers, on_error)
+    most_bad = int(max_skipped * len(source))
+    reader = _Reader(source, make_transform(transform), 0, False, on_error, most_bad)
+    rows = _local_rows(batch_size, process_index, process_count)
+    count = -(-len(source) // batch_size)
+    return EvalBatches(
+        _EvalBatches(reader, batch_size, rows, count),
+        workers,
+        _BadExamples(report, most_bad, len(source)),
+    )
