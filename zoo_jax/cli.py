@@ -1,0 +1,424 @@
+"""The ``zoo-jax`` command: using the networks of this project on files.
+
+One function per sub-command, and one per its arguments; `_COMMANDS` lists them. A mistake of
+the user is one line on standard error and exit code 2; nothing is ever half-written.
+"""
+
+import argparse
+import ast
+import contextlib
+import errno
+import hashlib
+import os
+import pathlib
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+from absl.flags import argparse_flags
+from tqdm import tqdm
+
+from zoo_jax import models
+from zoo_jax.core.errors import ConfigError, WeightsError, ZooError
+from zoo_jax.core.files import write_json
+from zoo_jax.core.tree import count_parameters, nest
+
+# --- models ---------------------------------------------------------------------------------
+
+
+def models_command(args: argparse.Namespace) -> dict[str, Any]:
+    """Lists the networks; parameters are counted from shapes, nothing is computed."""
+    rows = []
+    for name in _progress(models.list_models(), "counting"):
+        entry = models.get_entry(name)
+        shapes = models.abstract_variables(name, models.build_module(name))
+        rows.append(
+            {
+                "name": name,
+                "parameters": count_parameters(shapes["params"]),
+                "input": list(entry.example),
+                "doc": entry.doc,
+            }
+        )
+    width = max(len(row["name"]) for row in rows)
+    print(f"{'name':{width}}  {'parameters':>11}  {'input':13}  what it is")
+    for row in rows:
+        size = "x".join(map(str, row["input"]))
+        print(
+            f"{row['name']:{width}}  {row['parameters']:>11,}  {size:13}  {row['doc']}"
+        )
+    return {"models": rows}
+
+
+# --- convert --------------------------------------------------------------------------------
+
+
+def convert_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``zoo-jax convert``."""
+    _add_model(parser)
+    parser.add_argument(
+        "input",
+        metavar="IN",
+        help="published .safetensors, .npz or torch file, or a training run",
+    )
+    parser.add_argument("-o", "--output", required=True, metavar="OUT", help="folder")
+    parser.add_argument(
+        "--force", action="store_true", help="replace OUT if it is a converted model"
+    )
+
+
+def convert_command(args: argparse.Namespace) -> dict[str, Any]:
+    """Writes a folder with the variables under this project's names."""
+    from zoo_jax.convert import match, write_weights
+
+    out = pathlib.Path(args.output)
+    _require_free(out, args.force)
+    with _stages(3) as stage:
+        stage("reading")
+        source = models.load_source(args.model, args.input)
+        overrides = source.overrides | _parse_overrides(args.set)
+        module = models.build_module(args.model, **overrides)
+        template = models.abstract_variables(args.model, module)
+        table = models.source_table(args.model, module, template, source)
+        stage("matching")
+        found = match(table, source.arrays, template)
+        problems = found.problems()
+        result = {
+            "model": args.model,
+            "output": str(out),
+            "ok": not problems,
+            "matched": [list(pair) for pair in found.matched],
+            "ignored": sorted({*found.ignored, *source.skipped}),
+            **{
+                kind: list(getattr(found, kind))
+                for kind in ("kept", "unmatched", "missing", "misfits", "unfilled")
+            },
+            "foreign": list(found.foreign),
+        }
+        if problems:
+            _print_match(result)
+            if args.json:
+                write_json(args.json, result)
+            raise WeightsError(
+                f"{args.input}: does not fit {args.model}, {out} was not written: {problems}"
+            )
+        stage("writing")
+        facts = {
+            "format": models.FORMAT,
+            "model": args.model,
+            "overrides": overrides,
+        }
+        parameters = count_parameters(nest(found.leaves)["params"])
+        with _new_folder(out, force=args.force) as folder:
+            write_weights(folder / models.VARIABLES_FILE, found.leaves, facts)
+            origin = {"source": _origin(args.input), "parameters": parameters}
+            write_json(folder / models.MODEL_FILE, facts | origin)
+    _print_match(result)
+    print(f"wrote {out}: {args.model}, {parameters:,} parameters")
+    return result | {"parameters": parameters}
+
+
+def _print_match(result: dict[str, Any]) -> None:
+    for key, target in result["matched"]:
+        print(f"  {key} -> {target}")
+    for kind, meaning in (
+        ("ignored", "carry no weights"),
+        ("kept", "are absent and optional"),
+        ("unmatched", "in the file have no place in the network"),
+        ("missing", "are missing in the file"),
+        ("misfits", "do not fit"),
+        ("unfilled", "leaves of the network have no key"),
+        ("foreign", "leaves of the key table are not in the network"),
+    ):
+        if result[kind]:
+            print(f"{len(result[kind])} {meaning}:", *result[kind], sep="\n  ")
+    print(f"{len(result['matched'])} matched")
+
+
+def _origin(path: str) -> dict[str, str]:
+    """Name and, of a file, checksum of where weights came from."""
+    path = pathlib.Path(path)
+    if path.is_dir():
+        return {"name": path.resolve().name}
+    with path.open("rb") as f:
+        return {
+            "name": path.name,
+            "sha256": hashlib.file_digest(f, "sha256").hexdigest(),
+        }
+
+
+# --- export ---------------------------------------------------------------------------------
+
+
+def export_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``zoo-jax export``."""
+    _add_model(parser)
+    parser.add_argument(
+        "--weights", required=True, metavar="W", help="file or folder, as for convert"
+    )
+    parser.add_argument("-o", "--output", required=True, metavar="OUT.stablehlo")
+    parser.add_argument(
+        "--batch", default="symbolic", metavar="N|symbolic", help="default: symbolic"
+    )
+    parser.add_argument(
+        "--platforms",
+        metavar="P,...",
+        help="of cpu, cuda, rocm, tpu; this machine's is always among them",
+    )
+
+
+def export_command(args: argparse.Namespace) -> dict[str, Any]:
+    """Writes one self-contained StableHLO file, checked against the model first."""
+    from zoo_jax.export import (
+        export_model,
+    )  # imports much that other commands do without
+
+    if args.batch != "symbolic" and not args.batch.isdecimal():
+        raise ConfigError(f"--batch is a number or 'symbolic', not {args.batch!r}")
+    platforms = args.platforms.split(",") if args.platforms else None
+    with _stages(2) as stage:
+        stage("loading")
+        model = models.create_model(
+            args.model, weights=args.weights, **_parse_overrides(args.set)
+        )
+        stage("exporting and checking")
+        facts = export_model(
+            model,
+            args.output,
+            batch=None if args.batch == "symbolic" else int(args.batch),
+            platforms=platforms,
+        )
+    shapes = ", ".join("x".join(map(str, i["shape"])) for i in facts["inputs"])
+    print(
+        f"wrote {args.output}: {args.model}, input {shapes}, {facts['bytes']:,} bytes, for"
+        f" {', '.join(facts['platforms'])}; agrees with the model within"
+        f" {facts['relative_difference']:.1e}"
+    )
+    return facts | {"output": args.output}
+
+
+# --- what the sub-commands share ------------------------------------------------------------
+
+
+class _Command(NamedTuple):
+    """One sub-command."""
+
+    run: Callable[[argparse.Namespace], dict[str, Any]]  # returns the --json result
+    arguments: Callable[[argparse.ArgumentParser], None]
+    summary: str
+    teach: str  # text and command lines at the end of --help
+
+
+_COMMANDS: dict[str, _Command] = {
+    "models": _Command(
+        models_command,
+        lambda parser: None,
+        "list the networks",
+        """\
+examples:
+  zoo-jax models
+  zoo-jax models --json models.json
+
+In Python: zoo_jax.create_model("deep_k_means/digits_cnn", weights=...)""",
+    ),
+    "convert": _Command(
+        convert_command,
+        convert_arguments,
+        "published weights or a training run -> a folder of this project",
+        """\
+Prints every key of the file with the place that it gets, and fails if a key on either
+side is left over. Torch files need: pip install "zoo-jax[torch]". No code in a file is run.
+
+examples:
+  zoo-jax convert --model deep_k_means/wide_resnet_16_4 model.pth.tar -o wrn
+  zoo-jax convert --model deep_k_means/wide_resnet_16_4 --set depth=22 wrn22.npz -o wrn22
+  zoo-jax convert --model deep_k_means/digits_cnn runs/digits -o digits
+
+In Python: zoo_jax.create_model("deep_k_means/digits_cnn", weights="digits")""",
+    ),
+    "export": _Command(
+        export_command,
+        export_arguments,
+        "a network with its weights -> one StableHLO file",
+        """\
+The file holds the weights and needs neither this package nor flax to run:
+  jax.export.deserialize(bytearray(open("digits.stablehlo", "rb").read())).call(x)
+It is loaded again and compared with the model before it appears. Shapes and dtypes stand in
+OUT.stablehlo.json. Needs: pip install "zoo-jax[export]".
+
+examples:
+  zoo-jax export --model deep_k_means/digits_cnn --weights digits -o digits.stablehlo
+  zoo-jax export --model deep_k_means/digits_cnn --weights digits.npz --batch 8 \\
+      --platforms cpu,cuda,tpu -o digits_b8.stablehlo""",
+    ),
+}
+
+
+class _Parser(argparse_flags.ArgumentParser):
+    """One-line errors; help texts keep their line breaks."""
+
+    def __init__(self, **kwargs: Any):
+        super().__init__(
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+            conflict_handler="resolve",  # a library's absl flag may have one of our names
+            **kwargs,
+        )
+
+    def error(self, message: str) -> None:
+        """Prints one line and leaves with exit code 2."""
+        self.exit(2, f"zoo-jax: error: {message} (see {self.prog} --help)\n")
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of the whole command line."""
+    parser = _Parser(
+        prog="zoo-jax",
+        description="Networks and methods of the zoo_jax papers, on your files.",
+        epilog="zoo-jax COMMAND --help explains a command and shows examples.",
+    )
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    for name, command in _COMMANDS.items():
+        sub = commands.add_parser(
+            name,
+            help=command.summary,
+            description=f"{command.summary[0].upper()}{command.summary[1:]}.",
+            epilog=command.teach,
+        )
+        command.arguments(sub)
+        sub.add_argument("--json", metavar="FILE", help="also write the result as JSON")
+        sub.set_defaults(run=command.run)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command line; returns the exit code (0, 2 for a mendable error, 130 for ^C)."""
+    try:
+        args = make_parser().parse_args(argv)
+        result = args.run(args)
+        if args.json:
+            write_json(args.json, result)
+        sys.stdout.flush()
+    except SystemExit as stop:  # argparse: --help, or a mistake that it has explained
+        return stop.code or 0
+    except KeyboardInterrupt:
+        print("zoo-jax: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `zoo-jax models | head`: the reader has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except ZooError as error:
+        return _fail(str(error))
+    except OSError as error:
+        return _fail(_explain(error))
+    return 0
+
+
+def _fail(message: str) -> int:
+    print(f"zoo-jax: error: {' '.join(message.split())}", file=sys.stderr)
+    return 2
+
+
+def _explain(error: OSError) -> str:
+    hints = {
+        errno.ENOSPC: "free some space or choose another place",
+        errno.EACCES: "choose a place that you may read and write",
+        errno.EPERM: "choose a place that you may read and write",
+        errno.EROFS: "choose a place that can be written",
+        errno.ENOENT: "check the path",
+    }
+    place = f"{error.filename}: " if error.filename else ""
+    hint = hints.get(error.errno)
+    return f"{place}{error.strerror or error}" + (f": {hint}" if hint else "")
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--model", required=True, metavar="NAME", help="see zoo-jax models"
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="argument of the network's builder, e.g. num_classes=100; may be repeated",
+    )
+
+
+def _parse_overrides(pairs: Sequence[str]) -> dict[str, Any]:
+    """``["depth=22"]`` -> ``{"depth": 22}``; what is no Python literal stays a string."""
+    out = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals or not key:
+            raise ConfigError(
+                f"--set takes KEY=VALUE, e.g. num_classes=100, not {pair!r}"
+            )
+        try:
+            out[key] = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            out[key] = text
+    return out
+
+
+def _progress(items: Sequence[Any], description: str) -> tqdm:
+    # disable=None: a bar on a terminal, silence in a log file
+    return tqdm(items, description, leave=False, disable=None)
+
+
+@contextlib.contextmanager
+def _stages(count: int) -> Iterator[Callable[[str], None]]:
+    """A progress bar over stages; what it yields is called at the start of each, with a name."""
+    with tqdm(total=count, leave=False, disable=None) as bar:
+        started = 0
+
+        def stage(name: str) -> None:
+            nonlocal started
+            bar.update(min(started, 1))  # the one before is done
+            bar.set_description(name)
+            started += 1
+
+        yield stage
+
+
+def _require_free(path: pathlib.Path, force: bool) -> None:
+    """Refuses to replace a file, or a folder that this command has not written."""
+    if path.exists() and not path.is_dir():
+        raise ZooError(f"{path}: is a file; choose another -o")
+    if path.is_dir() and any(path.iterdir()):
+        if not (path / models.MODEL_FILE).is_file():
+            raise ZooError(
+                f"{path}: is not empty and no converted model; choose another -o"
+            )
+        if not force:
+            raise ZooError(
+                f"{path}: exists; choose another -o, or replace it with --force"
+            )
+
+
+@contextlib.contextmanager
+def _new_folder(path: pathlib.Path, *, force: bool) -> Iterator[pathlib.Path]:
+    """A folder that appears under `path` only when the block ends without an error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    staging = pathlib.Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        new, old = staging / "new", staging / "old"
+        new.mkdir()  # with the permissions of an ordinary folder, unlike mkdtemp's
+        yield new
+        _require_free(path, force)
+        if path.exists():
+            path.rename(old)
+        try:
+            new.rename(path)
+        except OSError:
+            if old.exists():
+                old.rename(path)
+            raise
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
