@@ -51,6 +51,7 @@ EXTRAS_REQUIRE = {
     "dev": [
         "pytest>=8",
         "pytest-timeout>=2.3",  # a hang is a failure with a stack, not a stuck CI
+        "packaging>=23",  # reads the ranges of this file in a test
         "beartype>=0.18",  # checks the jaxtyping signatures while the tests run
         "ruff>=0.8",
         "import-linter>=2.1",

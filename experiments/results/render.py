@@ -122,6 +122,8 @@ def _check_row(row: Mapping[str | None, str | None], where: str) -> None:
 
 def render_table(rows: Sequence[Mapping[str, str]]) -> str:
     """A Markdown table: paper and ours side by side, with the status word."""
+    if not rows:
+        return "No number has been measured yet.\n"
     head = ("config", "data", "metric", "paper", "ours", "seeds", "status", "revision")
     lines = ["| " + " | ".join(head) + " |", "|---|---|---|--:|--:|--:|---|---|"]
     for row in rows:
