@@ -143,7 +143,7 @@ def test_missing_and_foreign_keys_are_named_together(golden, template):
         (build_digits_cnn(), digits_cnn_table(), (28, 28, 1)),
         (
             build_digits_cnn(widths=(4, 6), strides=(1, 2)),
-            digits_cnn_table(2),
+            digits_cnn_table((4, 6)),
             (8, 8, 1),
         ),
     ],

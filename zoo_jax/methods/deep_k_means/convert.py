@@ -4,6 +4,8 @@ The published files hold ``{"state_dict": ...}`` and date from a PyTorch without
 ``num_batches_tracked``; files with it are read as well.
 """
 
+from collections.abc import Sequence
+
 from zoo_jax.convert import (
     Entry,
     Table,
@@ -43,10 +45,10 @@ def lenet_caffe_5_table() -> Table:
     )
 
 
-def digits_cnn_table(layers: int = 4) -> Table:
-    """The digits network with as many convolutions as `layers`. There is no published file."""
+def digits_cnn_table(widths: Sequence[int] = (16, 32, 64, 128)) -> Table:
+    """The digits network; `widths` as in `build_digits_cnn`. There is no published file."""
     entries: list[Entry] = []
-    for i in range(1, layers + 1):
+    for i in range(1, len(widths) + 1):
         entries += conv_entries(f"conv{i}", f"conv{i}", bias=False)
         entries += batch_norm_entries(f"bn{i}", f"bn{i}")
     return Table((*entries, *linear_entries("linear", "linear")))

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import ml_collections
 import optax
 from jaxtyping import Array
-from zoo_jax.optim.build import build_optimizer
 
 from zoo_jax.core.config import require_keys, to_dict
 from zoo_jax.core.errors import ConfigError
@@ -17,6 +16,7 @@ from zoo_jax.core.tree import named_leaves
 from zoo_jax.core.types import Batch, Key, Params, Terms, Variables
 from zoo_jax.methods.deep_k_means.model import make_module
 from zoo_jax.metrics.classification import correct, negative_log_likelihood
+from zoo_jax.optim.build import build_optimizer
 from zoo_jax.optim.kmeans import (
     LayerSpec,
     kmeans_regularization,
@@ -25,10 +25,10 @@ from zoo_jax.optim.kmeans import (
     share_cluster_updates,
     spectral_penalty,
 )
+from zoo_jax.optim.schedules import build_schedule
 from zoo_jax.task import Aux, Player, Ratio, Task, TrainState
 
 NETWORK = "network"  # the one network, and the one player that moves it
-CONFIG_KEYS = ("model", "optim", "loss", "regularization", "share_updates")
 
 
 def make_task(config: ml_collections.ConfigDict, steps: int) -> Task:
@@ -40,7 +40,7 @@ def make_task(config: ml_collections.ConfigDict, steps: int) -> Task:
     Args:
       config: Sections ``model`` (``name`` and the arguments of its builder), ``optim``,
         and optionally ``loss`` (``label_smoothing``), ``regularization`` (``layers``,
-        ``strength``, ``relaxation``, ``refresh_every``) for re-training, or
+        ``strength`` and its ``schedule``, ``relaxation``, ``refresh_every``) for re-training, or
         ``share_updates`` (``layers``, ``reduce``) for training the centres of an assigned
         network.
       steps: Length of the run, for schedules.
@@ -75,7 +75,7 @@ def make_task(config: ml_collections.ConfigDict, steps: int) -> Task:
         terms = {"cross_entropy": (1 - smoothing) * nll + smoothing * spread}
         metrics = {"accuracy": jnp.mean(correct(logits, labels))}
         if regularization:
-            metrics["relative_sse"] = _relative_sse(owned, state, regularization)
+            metrics["kmeans_cost"] = _kmeans_cost(owned, state, regularization)
         return terms, Aux({NETWORK: dict(model_state)}, metrics)
 
     def predict(variables: Variables, batch: Batch) -> dict[str, Array]:
@@ -140,11 +140,12 @@ def _make_optimizer(
             "toward shared ones, the second needs rows that are shared already"
         )
     if regularization:
-        allowed = ("layers", "strength", "relaxation", "refresh_every")
-        _require_all(regularization, allowed, "regularization")
+        schedule = regularization.pop("schedule", None)
+        needed = ("layers", "strength", "relaxation", "refresh_every")
+        _require_all(regularization, needed, "regularization")
         return optax.chain(
             kmeans_regularization(
-                _strength(regularization["strength"], steps),
+                build_schedule(regularization["strength"], schedule, total_steps=steps),
                 make_spec(regularization["layers"]),
                 refresh_every=regularization["refresh_every"],
                 relaxation=regularization["relaxation"],
@@ -176,33 +177,22 @@ def _smoothing(section: Mapping[str, Any]) -> float:
     return value
 
 
-def _strength(value: Any, steps: int) -> float | optax.Schedule:
-    """A number, or a geometric rise over the run from ``dict(start=..., end=...)``."""
-    if not isinstance(value, Mapping):
-        return value
-    _require_all(value, ("start", "end"), "regularization.strength")
-    start, end = value["start"], value["end"]
-    if not 0 < start or not 0 < end:
-        raise ConfigError(
-            f"regularization.strength needs start and end above 0, got {start} and {end}"
-        )
-    return optax.exponential_decay(start, max(steps - 1, 1), end / start)
-
-
-def _relative_sse(
+def _kmeans_cost(
     owned: Mapping[str, Params], state: TrainState, regularization: Mapping[str, Any]
 ) -> Array:
-    """The penalty now, over the sum of squares of the kernels that it acts on."""
-    spec = make_spec(regularization["layers"])
-    leaves, layers = named_leaves(owned), resolve_spec(spec, owned)
+    """The penalty without its strength, as a share of the sum of squares of the kernels.
+
+    It is 1 before the first update, which finds the first clusters.
+    """
+    leaves = named_leaves(owned)
+    layers = resolve_spec(make_spec(regularization["layers"]), owned)
     factors = named_leaves(optax.tree.get(state.opt_state[NETWORK], "factors"))
-    cost = energy = 0.0
+    cost = energy = jnp.zeros(())
     for name, layer in layers.items():
         rows = layer.matrix(leaves[name])
         energy += jnp.sum(jnp.square(rows))
-        cost += (
-            spectral_penalty(rows, layer.num_clusters, factors[name])
-            if regularization["relaxation"] == "spectral"
-            else labels_penalty(rows, factors[name], layer.num_clusters)
-        )
+        if regularization["relaxation"] == "spectral":
+            cost += spectral_penalty(rows, layer.num_clusters, factors[name])
+        else:
+            cost += labels_penalty(rows, factors[name], layer.num_clusters)
     return cost / energy

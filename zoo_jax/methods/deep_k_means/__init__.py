@@ -1,0 +1,12 @@
+"""Deep k-Means (arXiv 1806.09228): shrink a network by sharing rows of its kernels."""
+
+from zoo_jax.methods.deep_k_means.procedure import compress
+from zoo_jax.methods.deep_k_means.task import make_task
+
+CONFIG_KEYS = (
+    *("model", "optim", "loss", "regularization", "share_updates"),
+    *("arms", "budgets", "fine_tune", "compress"),
+)
+procedures = {"compress": compress}
+
+__all__ = ["CONFIG_KEYS", "compress", "make_task", "procedures"]
