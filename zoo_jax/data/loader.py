@@ -18,10 +18,13 @@ import os
 import pathlib
 import signal
 import sys
+import tempfile
 import threading
+import weakref
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
+import cloudpickle
 import grain
 import numpy as np
 
@@ -121,14 +124,14 @@ class _Batches:
     """Batch number -> this process' rows of it. Grain sees it as a random-access source."""
 
     def __init__(self, reader: _Reader, size: int, rows: slice, count: int):
-        self._reader, self._size, self._rows, self._count = reader, size, rows, count
+        self.reader, self._size, self._rows, self._count = reader, size, rows, count
 
     def __len__(self) -> int:
         return self._count
 
     def __getitem__(self, g: int) -> tuple[Batch, list[tuple[int, Bad]]]:
         first = int(g) * self._size
-        return self._reader.read(
+        return self.reader.read(
             range(first + self._rows.start, first + self._rows.stop)
         )
 
@@ -137,9 +140,9 @@ class _EvalBatches(_Batches):
     """Adds the mask; positions behind the end repeat the last example."""
 
     def __getitem__(self, g: int) -> tuple[Batch, list[tuple[int, Bad]]]:
-        first, last = int(g) * self._size, len(self._reader.source) - 1
+        first, last = int(g) * self._size, len(self.reader.source) - 1
         positions = range(first + self._rows.start, first + self._rows.stop)
-        batch, bad = self._reader.read([min(p, last) for p in positions])
+        batch, bad = self.reader.read([min(p, last) for p in positions])
         mask = np.array([p <= last for p in positions], np.float32)
         mask[[row for row, _ in bad]] = 0.0
         return {**batch, "mask": mask}, bad
@@ -159,30 +162,75 @@ def _start_worker(index: int, count: int) -> None:
     threading.Thread(target=follow_parent, daemon=True).start()
 
 
+class _Parcel:
+    """Carries `batches` to workers in a file, and only the file's name in their start-up pipe.
+
+    A worker that dies while it starts leaves that pipe unread; writing more than its buffer
+    (64 kB) would then block this process for ever.
+    """
+
+    def __init__(self, batches: _Batches):
+        self._batches: _Batches | None = batches
+        self._length = len(batches)
+        fd, self._path = tempfile.mkstemp(prefix="zoo_jax_batches_")
+        with os.fdopen(fd, "wb") as f:
+            cloudpickle.dump(batches, f)
+        self.remove = weakref.finalize(self, os.unlink, self._path)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_batches": None, "_length": self._length, "_path": self._path}
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, g: int) -> Any:
+        if self._batches is None:
+            with open(self._path, "rb") as f:
+                self._batches = cloudpickle.load(f)
+        return self._batches[g]
+
+
+class _Reading:
+    """Batches being read from `start` on, until closed."""
+
+    def __init__(self, batches: _Batches, start: int, workers: int):
+        # Data in memory is read at once: a thread would only compete for the interpreter
+        # lock. Files are decoded one batch ahead by a thread (Pillow releases the lock).
+        in_memory = hasattr(batches.reader.source, "take")
+        ahead = 0 if in_memory or workers else 1
+        self._parcel = _Parcel(batches) if workers else None
+        ds = grain.MapDataset.source(self._parcel or batches).slice(slice(start, None))
+        ds = ds.to_iter_dataset(
+            grain.ReadOptions(num_threads=ahead, prefetch_buffer_size=2 * ahead)
+        )
+        if workers:
+            _let_grain_read_its_flags()
+            ds = ds.mp_prefetch(
+                grain.MultiprocessingOptions(
+                    num_workers=workers, per_worker_buffer_size=2
+                ),
+                worker_init_fn=_start_worker,
+            )
+        self._iterator = iter(ds)
+
+    def __iter__(self) -> "_Reading":
+        return self
+
+    def __next__(self) -> tuple[Batch, list[tuple[int, Bad]]]:
+        return next(self._iterator)
+
+    def close(self) -> None:
+        self._iterator.close()
+        if self._parcel:
+            self._parcel.remove()
+
+
 def _let_grain_read_its_flags() -> None:
     from absl import flags
 
     # Grain's workers look at flags of its own; in a notebook nobody has parsed any.
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()
-
-
-def _iterate(batches: _Batches, start: int, workers: int) -> grain.DatasetIterator:
-    # Data in memory is read at once: a thread would only compete for the interpreter lock.
-    # Files are decoded one batch ahead by a thread (Pillow releases the lock).
-    in_memory = hasattr(batches._reader.source, "take")
-    ahead = 0 if in_memory or workers else 1
-    ds = grain.MapDataset.source(batches).slice(slice(start, None))
-    ds = ds.to_iter_dataset(
-        grain.ReadOptions(num_threads=ahead, prefetch_buffer_size=2 * ahead)
-    )
-    if workers:
-        _let_grain_read_its_flags()
-        ds = ds.mp_prefetch(
-            grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2),
-            worker_init_fn=_start_worker,
-        )
-    return iter(ds)
 
 
 class _BadExamples:
@@ -262,15 +310,15 @@ class TrainBatches(Iterator[Batch]):
         self._batches, self._facts, self._workers = batches, facts, workers
         self._next = start
         self._bad = bad
-        self._iterator: grain.DatasetIterator | None = None
+        self._reading: _Reading | None = None
         self._closed = False
 
     def __next__(self) -> Batch:
         if self._closed:
             raise ValueError("the batches are closed")
-        if self._iterator is None:
-            self._iterator = _iterate(self._batches, self._next, self._workers)
-        batch, bad = next(self._iterator)
+        if self._reading is None:
+            self._reading = _Reading(self._batches, self._next, self._workers)
+        batch, bad = next(self._reading)
         self._bad.add(bad)
         self._next += 1
         return batch
@@ -300,9 +348,9 @@ class TrainBatches(Iterator[Batch]):
         self._stop()
 
     def _stop(self) -> None:
-        if self._iterator is not None:
-            self._iterator.close()
-            self._iterator = None
+        if self._reading is not None:
+            self._reading.close()
+            self._reading = None
 
     def __enter__(self) -> "TrainBatches":
         return self
@@ -382,13 +430,13 @@ class EvalBatches:
         return len(self._batches)
 
     def __iter__(self) -> Iterator[Batch]:
-        iterator = _iterate(self._batches, 0, self._workers)
+        reading = _Reading(self._batches, 0, self._workers)
         try:
-            for batch, bad in iterator:
+            for batch, bad in reading:
                 self._bad.add(bad)
                 yield batch
         finally:
-            iterator.close()
+            reading.close()
 
 
 def eval_batches(
