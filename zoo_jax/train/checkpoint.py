@@ -16,12 +16,15 @@ lists, keeps and deletes folders by their names, and here that depends on what w
 """
 
 import concurrent.futures
+import contextlib
 import json
 import logging
 import math
+import os
 import pathlib
 import re
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -41,12 +44,12 @@ _STATE = "state"
 _log = logging.getLogger(__name__)
 
 
-def _not_orbax_chatter(record: logging.LogRecord) -> bool:
-    return record.levelno >= logging.ERROR or "/orbax/" not in record.pathname
+def _not_from_orbax(record: logging.LogRecord) -> bool:
+    return "/orbax/" not in record.pathname
 
 
-# A dozen lines per save that only its authors need; what fails comes to us as an exception.
-logging.getLogger("absl").addFilter(_not_orbax_chatter)
+# It logs a dozen lines per save, and stacks of what also comes to us as an exception.
+logging.getLogger("absl").addFilter(_not_from_orbax)
 
 
 class Restored(NamedTuple):
@@ -178,10 +181,12 @@ class Checkpointer:
         error = job.exception() if job is not None else None
         if agreement.largest(int(error is not None)):
             why = _one_line(error) if error else "see the first process"
-            good = self.latest_step()
+            try:
+                newest = f"the newest step there is {self.latest_step()}"
+            except CheckpointError as unreadable:
+                newest = str(unreadable)
             raise CheckpointError(
-                f"could not save step {step} in {self._folders}: {why};"
-                f" the newest step there is {good}"
+                f"could not save step {step} in {self._folders}: {why}; {newest}"
             ) from error
 
     def close(self) -> None:
@@ -273,9 +278,10 @@ class Checkpointer:
 
     def _write(self, step: int, hosts: dict[str, np.ndarray], manifest: str) -> None:
         try:
-            folder = self._folders.begin(step)
             filled = {name: host for name, host in hosts.items() if host.size}
-            _orbax().save(folder / _STATE, args=ocp.args.StandardSave(nest(filled)))
+            folder = self._folders.begin(step, sum(h.nbytes for h in filled.values()))
+            with _no_word_of_closed_loops():
+                _orbax().save(folder / _STATE, args=ocp.args.StandardSave(nest(filled)))
             content = json.loads(manifest)
             for name, host in hosts.items():
                 content["leaves"][name]["crc32"] = leaves.crc32(host)
@@ -403,13 +409,27 @@ def _orbax() -> ocp.Checkpointer:
     return ocp.Checkpointer(handler, multiprocessing_options=options)
 
 
+@contextlib.contextmanager
+def _no_word_of_closed_loops() -> Iterator[None]:
+    """When one write fails, orbax closes the event loop that the others will report to."""
+    before = sys.unraisablehook
+
+    def hook(unraisable) -> None:
+        if "Event loop is closed" not in str(unraisable.exc_value):
+            before(unraisable)
+
+    sys.unraisablehook = hook
+    yield
+    sys.unraisablehook = before  # not after an error: those reports are still to come
+
+
 def _one_line(error: BaseException) -> str:
     """What an error says, without its class and its stack."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     text = str(error)
-    if found := re.search(r"OS error \d+: \w+ ([^\]]+)\]", text):  # from tensorstore
-        return found.group(1)
+    if found := re.search(r"os_error_code='(\d+)'", text):  # from tensorstore
+        return os.strerror(int(found.group(1)))
     return (text.strip().splitlines() or [type(error).__name__])[0][:200]
 
 

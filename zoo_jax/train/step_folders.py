@@ -5,6 +5,7 @@ complete, so that a kill at any moment leaves whole steps and ``.saving/``, whic
 A step that must not be used any more is renamed too (``20.bad-1``), never deleted.
 """
 
+import errno
 import json
 import logging
 import math
@@ -12,6 +13,7 @@ import os
 import pathlib
 import re
 import shutil
+import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -91,15 +93,30 @@ class StepFolders:
                 old.rename(step)
         shutil.rmtree(self._saving)
 
-    def begin(self, step: int) -> pathlib.Path:
-        """An empty folder to write a step in. Raises `OSError`."""
+    def begin(self, step: int, size: int) -> pathlib.Path:
+        """An empty folder to write a step of so many bytes in.
+
+        Raises:
+          OSError: if it cannot be made, or there is too little space. (Compression may have made
+            it fit, but a disk that is nearly full will not do for long.)
+        """
         folder = self._saving / str(step)
         folder.mkdir(parents=True)
+        free = shutil.disk_usage(folder).free
+        if free < size:
+            why = (
+                f"{os.strerror(errno.ENOSPC)}: needs {size:,} bytes, {free:,} are free"
+            )
+            raise OSError(errno.ENOSPC, why)
         return folder
 
     def abandon(self) -> None:
-        """Deletes what `begin` and `collect` left; gives the space back."""
-        shutil.rmtree(self._saving, ignore_errors=True)
+        """Deletes what `begin` left; gives the space back."""
+        for _ in range(20):  # writes that were under way make files as we delete
+            shutil.rmtree(self._saving, ignore_errors=True)
+            if not self._saving.exists():
+                return
+            time.sleep(0.05)
 
     def commit(self, step: int) -> None:
         """Makes a sealed folder from `begin` a step.
