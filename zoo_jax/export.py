@@ -63,12 +63,7 @@ def export_model(
         shape = (batch, *size)
     spec = jax.ShapeDtypeStruct(shape, np.float32)
     program = jax.jit(lambda x: model(x))  # the weights become constants of the program
-    try:
-        exported = jax.export.export(program, platforms=platforms)(spec)
-    except jax.errors.ConcretizationTypeError as error:
-        raise ZooError(
-            f"{model.name} needs a fixed batch size ({str(error).splitlines()[0]}): give one"
-        ) from None
+    exported = _export(model.name, program, spec, platforms)
     data = bytes(exported.serialize())
     batches = (1, 3) if batch is None else (batch,)
     difference = max(_difference(model, data, (b, *size)) for b in batches)
@@ -88,6 +83,20 @@ def export_model(
         # Inside the block: the program appears last, with its description beside it.
         write_json(f"{path}.json", facts)
     return facts
+
+
+def _export(name: str, program: Any, spec: Any, platforms: Sequence[str]) -> Any:
+    export = jax.export.export(program, platforms=platforms)
+    if all(isinstance(size, int) for size in spec.shape):
+        return export(spec)
+    try:
+        return export(spec)
+    except (jax.errors.InconclusiveDimensionOperation, TypeError, ValueError) as error:
+        # What code raises that computes with the batch size as with a number.
+        raise ZooError(
+            f"{name} cannot be exported with an open batch size, give a number:"
+            f" {str(error).splitlines()[0]}"
+        ) from error
 
 
 def _with_this_machine(platforms: Sequence[str] | None) -> tuple[str, ...]:

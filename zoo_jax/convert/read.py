@@ -173,6 +173,8 @@ def _read_zip(path: pathlib.Path) -> WeightsFile:
         EOFError,
         NotImplementedError,  # a compression method that Python does not know
         RuntimeError,  # an encrypted member
+        OSError,  # a directory that points outside the file
+        ValueError,
     ) as error:
         raise WeightsError(
             f"{path}: is no intact .npz or torch file: {error}; fetch or write it again"
@@ -221,15 +223,16 @@ def _require_array_header(
         raise WeightsError(
             f"{path}: member {name!r} is no .npy array: not an .npz file"
         )
-    readers = {
-        (1, 0): np.lib.format.read_array_header_1_0,
-        (2, 0): np.lib.format.read_array_header_2_0,
-    }
     with archive.open(member) as f:
         try:
             version = np.lib.format.read_magic(f)
-            shape, _, dtype = readers[version](f)
-        except (ValueError, KeyError) as error:
+            if version != (
+                1,
+                0,
+            ):  # later ones allow headers of 4 GiB; plain arrays need none
+                raise ValueError(f"version {version} of the .npy format")
+            shape, _, dtype = np.lib.format.read_array_header_1_0(f)
+        except ValueError as error:
             raise WeightsError(f"{path}: {name}: damaged header: {error}") from None
         start = f.tell()
     if dtype.hasobject:
