@@ -1,5 +1,6 @@
 """What the binaries share: flags, the config flag, errors as one line, set-up of devices."""
 
+import logging as std_logging
 import os
 import pathlib
 import signal
@@ -10,6 +11,7 @@ import jax
 import ml_collections
 from absl import app, flags, logging
 from ml_collections import config_flags
+from tqdm import tqdm
 
 from zoo_jax.core import registry
 from zoo_jax.core.config import flatten
@@ -118,7 +120,7 @@ def _guarded(main: Callable[[Sequence[str]], int | None]) -> Callable:
     def guarded(argv: Sequence[str]) -> int | None:
         from zoo_jax.train.preempt import Interrupted
 
-        logging.set_verbosity(logging.INFO)
+        _log_around_the_bar()
         if len(argv) > 1:
             _fail(f"unexpected argument {argv[1]!r}: flags look like --name=value")
         try:
@@ -135,6 +137,24 @@ def _guarded(main: Callable[[Sequence[str]], int | None]) -> Callable:
             _fail(f"{error.strerror}{where}")
 
     return guarded
+
+
+class _AroundTheBar(std_logging.Handler):
+    """Prints log lines above a progress bar instead of into it."""
+
+    def emit(self, record: std_logging.LogRecord) -> None:
+        tqdm.write(self.format(record), file=sys.stderr)
+
+
+def _log_around_the_bar() -> None:
+    root, handler = std_logging.getLogger(), _AroundTheBar()
+    handler.setFormatter(
+        std_logging.Formatter("%(asctime)s %(levelname).1s %(message)s", "%H:%M:%S")
+    )
+    root.handlers[:] = [handler]
+    logging.set_verbosity(logging.INFO)
+    # Jax tells at this level which accelerators the machine does not have.
+    std_logging.getLogger("jax").setLevel(std_logging.WARNING)
 
 
 def _fail(message: str) -> None:

@@ -7,6 +7,7 @@ the batches that were skipped for not being finite.
 
 import collections
 import contextlib
+import datetime
 import pathlib
 import time
 from collections.abc import Mapping
@@ -32,7 +33,7 @@ from zoo_jax.train.profile import Profiler, progress_bar
 from zoo_jax.train.settings import Settings
 from zoo_jax.train.step import active_players, build_state, init_state, make_train_step
 from zoo_jax.train.streams import Stream, open_streams
-from zoo_jax.train.writers import RunWriter, SilentWriter
+from zoo_jax.train.writers import RunWriter, SilentWriter, format_scalars
 
 CHECKPOINTS = "checkpoints"
 # How far the host may run ahead of the devices; also how late it learns of a skipped batch.
@@ -123,20 +124,25 @@ def fit(
             bar.update()
 
             if done % settings.log_every == 0 or last:
+                read = jax.device_get(metrics)
                 found = {
-                    f"train/{n}": float(v) for n, v in jax.device_get(metrics).items()
+                    f"train/{n}": float(v) for n, v in read.items() if n != "streak"
                 }
                 writer.scalars(done, found)
                 rate = clock.rate(done)
                 rows = sum(streams[name].batch_size for name in used)
                 writer.perf(done, {"steps_per_s": rate, "examples_per_s": rate * rows})
-                losses = [v for n, v in found.items() if n.endswith("/loss")]
-                bar.set_postfix_str("loss " + " ".join(f"{v:.4g}" for v in losses))
+                left = datetime.timedelta(seconds=round((settings.steps - done) / rate))
+                log = "step %d of %d: %s (%.3g steps/s, %s left)"
+                logging.info(
+                    log, done, settings.steps, format_scalars(found), rate, left
+                )
             measured: dict[str, float] = {}
             with clock.paused():
                 if due := evaluations.due(done, last):
                     measured = evaluations.run(state.variables, due)
                     writer.scalars(done, measured)
+                    logging.info("step %d: %s", done, format_scalars(measured))
                 asked = jax.process_count() == 1 or done % ASK_EVERY == 0
                 signum = stop.agreed() if asked and not last else 0
                 if last or signum or (save_every and done % save_every == 0):

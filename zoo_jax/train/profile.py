@@ -44,18 +44,15 @@ class Profiler:
 
 
 def progress_bar(total: int, description: str, *, initial: int = 0) -> tqdm:
-    """A bar with rate and time left on standard error; silent on all processes but the first.
+    """A bar with rate and time left, on a terminal; the log tells the same elsewhere.
 
-    Where standard error is not a terminal (a log file, a CI) it prints a line now and then.
+    Silent on all processes but the first.
     """
-    terminal = sys.stderr.isatty()
     return tqdm(
         total=total,
         initial=initial,
         desc=description,
         unit="step",
-        dynamic_ncols=terminal,
-        mininterval=0.2 if terminal else 30.0,
-        maxinterval=10.0 if terminal else 60.0,
-        disable=jax.process_index() != 0,
+        dynamic_ncols=True,
+        disable=jax.process_index() != 0 or not sys.stderr.isatty(),
     )

@@ -12,8 +12,6 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from absl import logging
-
 from zoo_jax.core.files import atomic_write, write_json
 
 METRICS, TABLE, PERF, RESULT = (
@@ -72,7 +70,6 @@ class RunWriter:
             for name, value in values.items():
                 self._events.add_scalar(name, value, step)
             self._events.flush()
-        logging.info("step %d: %s", step, format_scalars(values))
 
     def perf(self, step: int, values: Mapping[str, float]) -> None:
         """Logs speed: numbers that differ from run to run."""
