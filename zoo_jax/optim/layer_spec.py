@@ -1,10 +1,11 @@
 """Which kernels are clustered, and how: path patterns -> `LayerSpec`."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, get_args
 
 import jax.numpy as jnp
+import ml_collections
 from jaxtyping import Array, Float
 
 from zoo_jax.core.config import require_keys
@@ -53,7 +54,8 @@ class LayerSpec:
         return out.astype(like.dtype)
 
 
-Spec = Mapping[str, LayerSpec | Mapping[str, Any] | None]
+Layer = LayerSpec | Mapping[str, Any] | None
+Spec = Mapping[str, Layer] | Sequence[tuple[str, Layer]]
 
 
 def resolve_spec(spec: Spec, params: Params) -> dict[str, LayerSpec]:
@@ -61,7 +63,9 @@ def resolve_spec(spec: Spec, params: Params) -> dict[str, LayerSpec]:
 
     Args:
       spec: Shell-style pattern of a leaf's path -> `LayerSpec`, a mapping of its fields, or
-        None for "leave alone". The first pattern that matches a leaf decides.
+        None for "leave alone". The first pattern that matches a leaf decides. Also a list of
+        such pairs: an `ml_collections.ConfigDict` sorts its keys, so patterns that overlap
+        must stand in a list there.
       params: Arrays, or shapes from `jax.eval_shape`.
 
     Returns:
@@ -77,9 +81,12 @@ def resolve_spec(spec: Spec, params: Params) -> dict[str, LayerSpec]:
     >>> [(path, layer.num_clusters) for path, layer in resolve_spec(spec, params).items()]
     [('conv/kernel', 16)]
     """
-    layers = {pattern: _layer(pattern, value) for pattern, value in spec.items()}
+    pairs = spec.items() if hasattr(spec, "items") else spec
+    layers = {pattern: _layer(pattern, value) for pattern, value in pairs}
     leaves = named_leaves(params)
     deciding = {name: first_match(name, layers) for name in leaves}
+    if isinstance(spec, ml_collections.ConfigDict):
+        _require_no_overlap(layers, leaves)
     for pattern in layers:
         if pattern in deciding.values():
             continue
@@ -99,6 +106,16 @@ def resolve_spec(spec: Spec, params: Params) -> dict[str, LayerSpec]:
             _check(pattern, name, leaves[name], layer)
             out[name] = layer
     return out
+
+
+def _require_no_overlap(patterns: Iterable[str], leaves: Iterable[str]) -> None:
+    for name in leaves:
+        matching = [p for p in patterns if first_match(name, [p])]
+        if len(matching) > 1:
+            raise ConfigError(
+                f"cluster patterns {matching[0]!r} and {matching[1]!r} both match {name!r}, "
+                "and a ConfigDict forgets their order; write a list [(pattern, layer), ...]"
+            )
 
 
 def _layer(pattern: str, value: Any) -> LayerSpec | None:
