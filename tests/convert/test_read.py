@@ -256,6 +256,26 @@ def test_overlapping_members_are_refused(tmp_path):
     refuse(path, "overlap")
 
 
+@pytest.mark.parametrize("width", [4, 8])
+def test_a_directory_of_very_many_members_is_refused(tmp_path, width):
+    path = zip_file(tmp_path / "w.npz", [("a.npy", npy([1.0]))])
+    data = bytearray(path.read_bytes())
+    end = data.rfind(b"PK\x05\x06")
+    if width == 4:
+        data[end + 12 : end + 16] = struct.pack("<I", 5 * 2**20)
+    else:  # the 64-bit end record: the size stands 40 bytes into it
+        data[end + 12 : end + 16] = b"\xff" * 4
+        data[end:end] = b"PK\x06\x06" + bytes(36) + struct.pack("<QQ", 2**40, 0)
+    path.write_bytes(data)
+    refuse(path, "its directory claims")
+
+
+def test_an_npz_of_thousands_of_members_is_read(tmp_path):
+    members = [(f"{i}.npy", npy(np.float32(i))) for i in range(3000)]
+    got = read_weights(zip_file(tmp_path / "w.npz", members))
+    assert (len(got), got["2999"]) == (3000, 2999)
+
+
 @pytest.mark.parametrize("keep", [0.02, 0.5, 0.97])
 def test_a_truncated_npz_is_refused(tmp_path, keep):
     path = tmp_path / "w.npz"

@@ -24,6 +24,7 @@ from zoo_jax.core.files import PathLike, atomic_write
 MAX_RATIO = 100  # unpacked bytes per byte of the file ...
 FREE_BYTES = 64 * 2**20  # ... but this much is always allowed (a network of zeros)
 MAX_HEADER = 16 * 2**20  # bytes of a safetensors header: about 100,000 arrays
+MAX_DIRECTORY = 4 * 2**20  # bytes of a zip directory: about 50,000 arrays
 
 OURS = "zoo_jax"  # the metadata entry of safetensors files that this project writes
 
@@ -161,6 +162,7 @@ def _read_torch(path: pathlib.Path) -> WeightsFile:
 def _read_zip(path: pathlib.Path) -> WeightsFile:
     """An .npz, or a torch file of today's format."""
     try:
+        _require_small_directory(path)
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
             _require_safe_members(path, members)
@@ -179,6 +181,25 @@ def _read_zip(path: pathlib.Path) -> WeightsFile:
         raise WeightsError(
             f"{path}: is no intact .npz or torch file: {error}; fetch or write it again"
         ) from None
+
+
+def _require_small_directory(path: pathlib.Path) -> None:
+    """Checks the size of a zip directory before `zipfile` makes an object of each entry."""
+    tail = 22 + 2**16  # the end record and its comment
+    with path.open("rb") as f:
+        f.seek(max(0, path.stat().st_size - tail))
+        end = f.read()
+    at = len(end) - 22  # where it stands unless there is a comment
+    if end[at : at + 4] != b"PK\x05\x06" or end[-2:] != bytes(2):
+        at = end.rfind(b"PK\x05\x06")
+    size = int.from_bytes(end[at + 12 : at + 16], "little") if at >= 0 else 0
+    if size == 0xFFFFFFFF:  # the real size stands in the 64-bit record before
+        at = end.rfind(b"PK\x06\x06")
+        size = int.from_bytes(end[at + 40 : at + 48], "little")
+    if size > MAX_DIRECTORY:
+        raise WeightsError(
+            f"{path}: its directory claims {size:,} bytes; at most {MAX_DIRECTORY:,} are read"
+        )
 
 
 def _require_safe_members(path: pathlib.Path, members: list[zipfile.ZipInfo]) -> None:
