@@ -172,6 +172,15 @@ class TestSlurm:
 class TestTpu:
     VM = {"TPU": "pod", "ZONE": "zone-a"}  # noqa: RUF012
 
+    def commit(self, folder) -> None:
+        who = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        for command in (
+            ["init", "--quiet"],
+            ["add", "."],
+            [*who, "commit", "--quiet", "--message=Change"],
+        ):
+            subprocess.run(["git", *command], cwd=folder, check=True)
+
     @pytest.fixture
     def checkout(self, root, tmp_path) -> pathlib.Path:
         """A small repository with the script, whose installation is a stand-in."""
@@ -186,12 +195,7 @@ class TestTpu:
             'mkdir -p "$1/bin"; cp ../python "$1/bin/python"; cp ../python "$1/bin/pip"\n'
             + LOG,
         )
-        for command in (
-            ["init", "--quiet"],
-            ["add", "."],
-            ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "Start"],
-        ):
-            subprocess.run(["git", *command], cwd=folder, check=True)
+        self.commit(folder)
         return folder
 
     @pytest.fixture
@@ -216,7 +220,9 @@ class TestTpu:
         return launch(None, *arguments, path=script, cwd=checkout, **variables)
 
     def test_the_commit_arrives_is_installed_and_runs(self, launch, checkout, worker):
-        for _ in range(2):  # the second time it is an update
+        for number in range(2):  # the second time it is an update
+            (checkout / "news").write_text(f"change {number}")
+            self.commit(checkout)
             done, calls = self.start(launch, checkout, *ARGUMENTS, **self.VM)
             assert done.returncode == 0, done.stderr
             install, pip, run = calls

@@ -1,6 +1,7 @@
 """The tour: complete, in an order that works, and well-behaved when something stops it."""
 
 import importlib.util
+import os
 import signal
 import subprocess
 import sys
@@ -57,6 +58,7 @@ def start(code: str, root) -> subprocess.Popen:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,
     )
 
 
@@ -96,7 +98,7 @@ sys.exit(128 + {int(number)})
     process = start(f"sys.exit(tour._call(['-c', {child!r}]))", root)
     while process.stdout.readline() != "ready\n":
         assert process.poll() is None, process.stderr.read()
-    process.send_signal(number)
+    os.killpg(process.pid, number)  # as a terminal does for Ctrl-C
     out, err = process.communicate(timeout=60)
     assert process.returncode == 128 + number, err
     assert "saved after 1" in out
