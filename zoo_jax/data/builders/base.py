@@ -1,0 +1,87 @@
+"""What the builders of labelled images share."""
+
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from zoo_jax.core.errors import DataError
+
+
+class LabelledImages(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """A builder of `image` and `label` from files of a folder.
+
+    Args:
+      source_dir: Where the official files are.
+      counts: Split -> number of examples that must be found; default: the documented ones.
+      **kwargs: Of the TFDS builder, e.g. ``data_dir``.
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+    SHAPE: ClassVar[tuple[int, int, int]]
+    CLASSES: ClassVar[tuple[str, ...]]
+    COUNTS: ClassVar[Mapping[str, int]]
+    HOMEPAGE: ClassVar[str]
+    CITATION: ClassVar[str]
+
+    def __init__(
+        self,
+        *,
+        source_dir: pathlib.Path,
+        counts: Mapping[str, int] | None = None,
+        **kwargs: Any,
+    ):
+        self.source_dir = pathlib.Path(source_dir)
+        self.counts = dict(self.COUNTS if counts is None else counts)
+        super().__init__(**kwargs)
+
+    def read(self, split: str) -> tuple[np.ndarray, np.ndarray]:
+        """Images (uint8 [n, h, w, c]) and labels [n] of a split. Raises `DataError`."""
+        raise NotImplementedError
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=self.__doc__,
+            features=tfds.features.FeaturesDict(
+                {
+                    "image": tfds.features.Image(shape=self.SHAPE),
+                    "label": tfds.features.ClassLabel(names=list(self.CLASSES)),
+                }
+            ),
+            supervised_keys=("image", "label"),
+            homepage=self.HOMEPAGE,
+            citation=self.CITATION,
+            disable_shuffling=True,  # example i is example i of the official files
+        )
+
+    def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
+        del dl_manager  # nothing is downloaded
+        # All splits are read and checked before the first example is written.
+        return {
+            split: self._generate_examples(*self._checked(split))
+            for split in self.counts
+        }
+
+    def _checked(self, split: str) -> tuple[np.ndarray, np.ndarray]:
+        images, labels = self.read(split)
+        expected = self.counts[split]
+        if len(images) != expected or len(labels) != expected:
+            raise DataError(
+                f"{self.source_dir}: split {split!r} has {len(images)} images and "
+                f"{len(labels)} labels, not {expected:,}: get the official files again"
+            )
+        if labels.size and not 0 <= labels.min() <= labels.max() < len(self.CLASSES):
+            raise DataError(
+                f"{self.source_dir}: labels of split {split!r} lie in [{labels.min()}, "
+                f"{labels.max()}], not in [0, {len(self.CLASSES) - 1}]"
+            )
+        return images, labels
+
+    def _generate_examples(self, images: np.ndarray, labels: np.ndarray) -> Iterator:
+        for i, (image, label) in enumerate(zip(images, labels, strict=True)):
+            picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+            yield i, {"image": picture, "label": int(label)}

@@ -1,0 +1,1 @@
+"""MNIST from its official idx files."""
