@@ -45,7 +45,7 @@ def fill_the_disk(folder: str) -> None:
                 print("quiet")
             except CheckpointError as error:
                 print(error)
-        print(sorted(p.name for p in pathlib.Path(folder).iterdir()))
+        print(checkpointer.steps(), read_checkpoint(folder).step)
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         checkpointer.save(3, state_of(3), iterator={}, meta={})
     print(read_checkpoint(folder).step, checkpointer.steps())

@@ -232,6 +232,25 @@ def test_a_kill_while_a_step_is_replaced_keeps_the_old_one(two_steps, tmp_path):
     assert restore(folder).step == 2
 
 
+def test_a_step_that_cannot_be_replaced_stays(two_steps, tmp_path, monkeypatch):
+    folder = tmp_path / "c"
+    shutil.copytree(two_steps, folder)
+    rename = pathlib.Path.rename
+
+    def fail(source, target):
+        if source.parent.name == ".saving" and source.suffix != ".replaced":
+            raise OSError(5, "Input/output error")
+        return rename(source, target)
+
+    monkeypatch.setattr(pathlib.Path, "rename", fail)
+    with Checkpointer(folder) as checkpointer:
+        checkpointer.save(2, state_of(3, SIZE), iterator={}, meta={})
+        with pytest.raises(CheckpointError, match="save step 2 .* Input/output error"):
+            checkpointer.wait()
+    assert read_checkpoint(folder).state["step"] == 2
+    assert sorted(p.name for p in folder.iterdir()) == ["1", "2"]
+
+
 def test_a_step_that_vanishes_while_it_is_read_is_no_damage(
     two_steps, tmp_path, caplog, monkeypatch
 ):
@@ -271,12 +290,13 @@ def test_a_run_killed_while_it_saves_leaves_whole_steps(tmp_path, delay, caplog)
 
 def test_a_full_disk_is_one_line_and_costs_no_good_step(tmp_path):
     assert output(worker("fill_the_disk", tmp_path)).splitlines() == [
-        f"could not save step 2 in '{tmp_path}': File too large;"
-        " the newest step there is 1",
+        f"could not save step 2 in '{tmp_path}': File too large; step 1 is there",
         "quiet",
-        "['1']",
+        "[1] 1",
         "3 [1, 3]",
     ]
+    Checkpointer(tmp_path).close()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["1", "3"]
 
 
 def test_too_little_space_is_noticed_before_anything_is_written(tmp_path, monkeypatch):
@@ -340,6 +360,7 @@ def test_several_processes_agree_on_what_is_good(tmp_path):
         assert "it lacks other; it also has key, rows, step" in foreign
         assert full.startswith(f"could not save step 3 in '{tmp_path}'")
         assert ("File too large" in full) == (index == 0)
+    Checkpointer(tmp_path).close()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["1", "2.bad-1"]
     found = read_checkpoint(tmp_path).state
     want = np.arange(24, dtype=np.float32).reshape(8, 3) + 1

@@ -182,7 +182,8 @@ class Checkpointer:
         if agreement.largest(int(error is not None)):
             why = _one_line(error) if error else "see the first process"
             try:
-                newest = f"the newest step there is {self.latest_step()}"
+                good = self.latest_step()
+                newest = "no step is there" if good is None else f"step {good} is there"
             except CheckpointError as unreadable:
                 newest = str(unreadable)
             raise CheckpointError(
@@ -287,9 +288,9 @@ class Checkpointer:
                 content["leaves"][name]["crc32"] = leaves.crc32(host)
             (folder / MANIFEST).write_text(json.dumps(content, indent=1) + "\n")
             inventory.seal(folder)
-            self._folders.commit(step)
+            self._folders.commit(folder, step)
         except BaseException:
-            self._folders.abandon()
+            self._folders.clear()
             raise
         try:
             self._folders.collect(**self._keep)

@@ -103,7 +103,7 @@ def _to_host(leaf: Any) -> np.ndarray:
     spread = isinstance(leaf, jax.Array) and not leaf.is_fully_addressable
     if spread and not leaf.is_fully_replicated:
         leaf = multihost_utils.process_allgather(leaf, tiled=True)
-    # On CPU np.asarray would be a view of the buffer that the next step is given to overwrite.
+    # On CPU np.asarray would be a view of a buffer that is about to be donated.
     return np.array(leaf)
 
 

@@ -13,6 +13,7 @@ import os
 import pathlib
 import re
 import shutil
+import tempfile
 import time
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -91,7 +92,7 @@ class StepFolders:
             # Killed between the two renames that replace a step: the old one is still good.
             if not (step := self.path / old.stem).exists():
                 old.rename(step)
-        shutil.rmtree(self._saving)
+        self.clear()
 
     def begin(self, step: int, size: int) -> pathlib.Path:
         """An empty folder to write a step of so many bytes in.
@@ -100,8 +101,9 @@ class StepFolders:
           OSError: if it cannot be made, or there is too little space. (Compression may have made
             it fit, but a disk that is nearly full will not do for long.)
         """
-        folder = self._saving / str(step)
-        folder.mkdir(parents=True)
+        self._saving.mkdir(exist_ok=True)
+        # A new name each time: writes of a save that failed may still be under way.
+        folder = pathlib.Path(tempfile.mkdtemp(prefix=f"{step}.", dir=self._saving))
         free = shutil.disk_usage(folder).free
         if free < size:
             why = (
@@ -110,15 +112,15 @@ class StepFolders:
             raise OSError(errno.ENOSPC, why)
         return folder
 
-    def abandon(self) -> None:
-        """Deletes what `begin` left; gives the space back."""
+    def clear(self) -> None:
+        """Deletes what `begin` and `collect` left. What resists is for the next time."""
         for _ in range(20):  # writes that were under way make files as we delete
             shutil.rmtree(self._saving, ignore_errors=True)
             if not self._saving.exists():
                 return
             time.sleep(0.05)
 
-    def commit(self, step: int) -> None:
+    def commit(self, folder: pathlib.Path, step: int) -> None:
         """Makes a sealed folder from `begin` a step.
 
         It replaces a step of that number. Later ones, of a run that was taken up again from an
@@ -130,9 +132,16 @@ class StepFolders:
         for later in self.all():
             if later > step:
                 self.set_aside(later, "stale", f"is later than step {step}, saved now")
+        folder.chmod(self.path.stat().st_mode)  # mkdtemp makes private folders
+        old = self._saving / f"{step}.replaced"
         if self[step].exists():
-            self[step].rename(self._saving / f"{step}.replaced")
-        (self._saving / str(step)).rename(self[step])
+            self[step].rename(old)
+        try:
+            folder.rename(self[step])
+        except OSError:
+            if old.exists():
+                old.rename(self[step])
+            raise
         inventory.sync_folder(self.path)
 
     def set_aside(self, step: int, why: str, what: str) -> str:
@@ -157,5 +166,5 @@ class StepFolders:
         self._saving.mkdir(exist_ok=True)
         for step in set(steps[:-keep_last]) - set(best):
             # Renamed first: a kill while files go must not leave a step that looks damaged.
-            self[step].rename(self._saving / f"{step}.deleted")
-        shutil.rmtree(self._saving)
+            self[step].rename(tempfile.mkdtemp(prefix=f"{step}.", dir=self._saving))
+        self.clear()
