@@ -68,7 +68,8 @@ def write_run(workdir, model, *, ema=None, task="deep_k_means", name="digits_cnn
     }
     with Checkpointer(workdir / "checkpoints") as checkpointer:
         checkpointer.save(20, state, iterator={}, meta={})
-    write_json(workdir / "config.json", {"task": task, "model": {"name": name} | SMALL})
+    section = {"name": name, "dtype": "bfloat16"} | SMALL  # trained in another dtype
+    write_json(workdir / "config.json", {"task": task, "model": section})
     return workdir
 
 

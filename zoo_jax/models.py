@@ -319,8 +319,12 @@ _KINDS: tuple[
 
 
 def _plain(overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """JSON lists as the tuples that builders take."""
-    return {k: tuple(v) if isinstance(v, list) else v for k, v in overrides.items()}
+    """JSON lists as the tuples that builders take; the compute dtype is the caller's choice."""
+    return {
+        k: tuple(v) if isinstance(v, list) else v
+        for k, v in overrides.items()
+        if k != "dtype"
+    }
 
 
 def _import(path: str) -> Callable:
