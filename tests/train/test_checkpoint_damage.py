@@ -245,7 +245,7 @@ def test_a_step_that_cannot_be_replaced_stays(two_steps, tmp_path, monkeypatch):
     monkeypatch.setattr(pathlib.Path, "rename", fail)
     with Checkpointer(folder) as checkpointer:
         checkpointer.save(2, state_of(3, SIZE), iterator={}, meta={})
-        with pytest.raises(CheckpointError, match="save step 2 .* Input/output error"):
+        with pytest.raises(CheckpointError, match=r"save step 2 .* Input/output error"):
             checkpointer.wait()
     assert read_checkpoint(folder).state["step"] == 2
     assert sorted(p.name for p in folder.iterdir()) == ["1", "2"]

@@ -10,8 +10,6 @@ import pathlib
 import socket
 from collections.abc import Iterator
 
-import jax
-
 from zoo_jax.core.errors import CheckpointError
 from zoo_jax.core.files import PathLike
 
@@ -23,7 +21,7 @@ def lock_workdir(workdir: PathLike) -> Iterator[pathlib.Path]:
     """Makes a workdir if need be and keeps other writers out of it.
 
     The kernel holds the lock for the life of the process and frees it however that ends, so a
-    killed run leaves nothing to clean up. Of several processes of one run the first holds it.
+    killed run leaves nothing to clean up. Of several processes of one run the first takes it.
 
     Args:
       workdir: The folder of a run.
@@ -35,9 +33,6 @@ def lock_workdir(workdir: PathLike) -> Iterator[pathlib.Path]:
       CheckpointError: if the folder cannot be written, or another process holds it.
     """
     workdir = pathlib.Path(workdir).absolute()
-    if jax.process_index() != 0:
-        yield workdir
-        return
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         # Not inherited by spawned loader workers, which may outlive a killed parent.
