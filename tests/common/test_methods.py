@@ -25,7 +25,7 @@ from zoo_jax.train.streams import open_streams
 CONFIGS = pathlib.Path(__file__).resolve().parents[2] / "experiments" / "configs"
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)  # by identity: usable as a cache key
 class Case:
     """A method in its smallest form."""
 
