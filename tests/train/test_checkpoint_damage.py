@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 
 import jax
@@ -26,6 +27,7 @@ from zoo_jax.train.workdir import lock_workdir
 
 WORKER = pathlib.Path(__file__).with_name("checkpoint_worker.py")
 SIZE = 500
+CHANGES = {"os.mkdir", "os.rename", "os.remove", "os.rmdir"}
 
 
 def worker(mode, folder, *, devices=1, **environment):
@@ -266,6 +268,52 @@ def test_a_step_that_vanishes_while_it_is_read_is_no_damage(
 
     monkeypatch.setattr(inventory, "verify", vanish)
     assert read_checkpoint(folder).state["step"] == 2
+    assert not caplog.records
+
+
+def test_cut_off_at_any_moment_a_save_leaves_a_good_step(tmp_path, caplog):
+    """Copies the folder before each change of a name in it: what a kill there would leave."""
+    folder, cuts = tmp_path / "c", tmp_path / "cuts"
+    armed, busy = threading.Event(), threading.Lock()
+
+    def before_change(event, args):
+        if not armed.is_set() or event not in CHANGES:
+            return
+        if busy.acquire(blocking=False):  # copying makes folders too
+            cut = cuts / f"{len(list(cuts.iterdir())):03}"
+            try:
+                shutil.copytree(folder, cut)
+            except (
+                shutil.Error
+            ):  # orbax's threads moved on meanwhile: no moment in time
+                shutil.rmtree(cut)
+            finally:
+                busy.release()
+
+    cuts.mkdir()
+    state = {step: state_of(step, SIZE) for step in (1, 2)}
+    with Checkpointer(folder, keep_last=1, asynchronous=False) as checkpointer:
+        checkpointer.save(1, state[1], iterator={}, meta={})
+        sys.addaudithook(
+            before_change
+        )  # stays for good, but does nothing when disarmed
+        armed.set()
+        checkpointer.save(2, state[2], iterator={}, meta={})  # deletes step 1
+        checkpointer.save(2, state[2], iterator={}, meta={})  # replaces itself
+        armed.clear()
+    found = []
+    for cut in sorted(cuts.iterdir()):
+        restored = restore(cut)
+        np.testing.assert_array_equal(
+            restored.state["noise"], state[restored.step]["noise"]
+        )
+        assert sorted(p.name for p in cut.iterdir()) in (["1"], ["2"], ["1", "2"])
+        for step in cut.iterdir():
+            inventory.verify(step)
+        found.append(restored.step)
+    assert found == sorted(found)
+    assert set(found) == {1, 2}
+    assert len(found) > 20
     assert not caplog.records
 
 
