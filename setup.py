@@ -21,6 +21,7 @@ INSTALL_REQUIRES = [
     "importlib_resources>=6",  # TFDS writes need it and do not declare it
     "array_record>=0.8",  # random-access files of TFDS
     "grain>=0.2.12",  # loader workers and prefetch
+    "cloudpickle>=3",  # carries the data pipeline into loader processes
     "chex>=0.1.90",  # assertions on trees
     "absl-py>=2.1",  # flags and logging of the binaries
     "ml_collections>=1.0",  # experiment configs
@@ -51,6 +52,7 @@ EXTRAS_REQUIRE = {
     "dev": [
         "pytest>=8",
         "pytest-timeout>=2.3",  # a hang is a failure with a stack, not a stuck CI
+        "ml_dtypes>=0.4",  # bfloat16 arrays in the tests of weight files
         "packaging>=23",  # reads the ranges of this file in a test
         "beartype>=0.18",  # checks the jaxtyping signatures while the tests run
         "ruff>=0.8",

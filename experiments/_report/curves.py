@@ -16,7 +16,8 @@ def panels(curves: Mapping[str, Curve]) -> dict[str, dict[str, Curve]]:
     """Groups curves that share an axis: ``train/loss`` and ``eval/loss`` are one panel.
 
     Args:
-      curves: By metric name; single points and names without a finite value are left out.
+      curves: By metric name. What has fewer than two finite points or never changes is
+        left out.
 
     Returns:
       Panel name -> {stream name -> curve}.
@@ -25,7 +26,7 @@ def panels(curves: Mapping[str, Curve]) -> dict[str, dict[str, Curve]]:
     for name, points in curves.items():
         stream, _, metric = name.rpartition("/")
         kept = [(step, value) for step, value in points if math.isfinite(value)]
-        if len(kept) > 1:
+        if len({value for _, value in kept}) > 1:
             out.setdefault(metric, {})[stream or metric] = kept
     return dict(sorted(out.items(), key=lambda item: (item[0] != "loss", item[0])))
 

@@ -13,6 +13,7 @@ from experiments._report import curves, text
 from experiments._report.workdir import Run
 
 STYLE = pathlib.Path(__file__).with_name("style.css")
+MANY = 12  # numbers: more than a glance takes in
 FIGURE_DPI = 144  # of saved figures; a page has 96 pixels per inch
 NUMERIC = re.compile(
     r"[-+]?[\d.,]+(e[-+]?\d+)?( ?(±|\+/-) ?[\d.,e-]+)?( ?[%x])?|nan|-?inf"
@@ -23,7 +24,7 @@ def render(runs: Sequence[Run]) -> str:
     """Returns the whole page.
 
     Args:
-      runs: In the order to show; grouped by method here.
+      runs: Grouped by method here; in the order in which they started.
     """
     methods: dict[str, list[Run]] = {}
     for run in runs:
@@ -122,6 +123,9 @@ def _article(run: Run, title: str) -> str:
 
 
 def _numbers(values: Mapping[str, float]) -> str:
+    if len(values) > MANY:
+        rows = [{"name": name, "value": value} for name, value in values.items()]
+        return _details(_count(values, "number"), table(rows))
     items = (
         f"<div><dt>{_e(name)}</dt><dd>{_e(text.number(value))}</dd></div>"
         for name, value in values.items()

@@ -57,9 +57,9 @@ class Run:
 
 
 def find_runs(patterns: Iterable[str]) -> list[Run]:
-    """Reads all workdirs at or below the folders that the patterns match, sorted by path.
+    """Reads all workdirs at or below the folders that the patterns match.
 
-    A workdir inside another one (a training that a procedure started) is its `inner` run.
+    They come in the order in which they started, those without a start by path. A workdir inside another one (a training that a procedure started) is its `inner` run.
 
     Args:
       patterns: Folder names or globs; ``**`` crosses folders.
@@ -79,7 +79,7 @@ def find_runs(patterns: Iterable[str]) -> list[Run]:
             open_runs.pop()
         (open_runs[-1].inner if open_runs else top).append(run)
         open_runs.append(run)
-    return top
+    return sorted(top, key=lambda run: str(run.facts.get("started", "")))
 
 
 def read_run(path: pathlib.Path) -> Run:

@@ -237,6 +237,21 @@ def test_a_training_inside_a_procedure_belongs_to_it(tmp_path):
     assert "arm/one" in Page(page.render(runs)).text
 
 
+def test_runs_come_in_the_order_of_their_start(tmp_path):
+    make_training(tmp_path / "b", started="2026-01-02T03:04:05+00:00")
+    make_training(tmp_path / "a", started="2026-01-02T03:04:06+00:00")
+    runs = workdir.find_runs([str(tmp_path)])
+    assert [run.path.name for run in runs] == ["b", "a"]
+
+
+def test_many_numbers_are_folded_away(tmp_path):
+    scalars = {f"number_{i}": i + 0.5 for i in range(page.MANY + 1)}
+    folder = make_procedure(tmp_path / "toy", {"scalars": scalars})
+    source = page.render([workdir.read_run(folder)])
+    assert '<dl class="numbers">' not in source
+    assert '<td>number_12</td><td class="n">12.5</td>' in source
+
+
 def test_streams_of_one_metric_share_a_panel_and_gaps_are_left_out():
     nan = float("nan")
     found = curves.panels(
@@ -244,7 +259,8 @@ def test_streams_of_one_metric_share_a_panel_and_gaps_are_left_out():
             "train/loss": [(1, 2.0), (2, nan), (3, 1.0)],
             "eval/loss": [(1, 3.0), (3, 2.0)],
             "eval/once": [(1, 1.0)],
-            "never": [(1, nan), (2, nan)],
+            "train/never": [(1, nan), (2, nan)],
+            "train/constant": [(1, 0.0), (2, 0.0)],
         }
     )
     assert found == {
