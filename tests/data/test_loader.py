@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from zoo_jax.core.errors import ConfigError, DataError, DeviceError, MediaError
-from zoo_jax.data.loader import epoch_order, eval_batches, train_batches
+from zoo_jax.data.loader import eval_batches, train_batches
 from zoo_jax.data.source import ArraySource
+from zoo_jax.data.stream import epoch_order
 
 N, B = 23, 6
 AUGMENT = [
@@ -280,6 +281,7 @@ def test_eval_masks_bad_examples(source):
         ({"workers": -1}, ConfigError, "workers"),
         ({"process_count": 4}, DeviceError, "6 does not divide among 4 processes"),
         ({"process_index": 1}, DeviceError, "process_index 1"),
+        ({"max_skipped": 2}, ConfigError, r"max_skipped is a share in \[0, 1\], got 2"),
         ({"on_error": "ignore"}, ConfigError, 'on_error must be "raise" or "skip"'),
         ({"transform": [{"name": "flip"}]}, ConfigError, "unknown transform 'flip'"),
     ],

@@ -9,8 +9,6 @@ therefore a pure function of its number, and the loader's whole state is one int
 Grain reads batches ahead, in a thread or in worker processes; it never decides their order.
 """
 
-import dataclasses
-import functools
 import json
 import multiprocessing
 import multiprocessing.connection
@@ -22,108 +20,23 @@ import tempfile
 import threading
 import weakref
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import cloudpickle
 import grain
 import numpy as np
 
-from zoo_jax.core.errors import ConfigError, DataError, DeviceError, MediaError
+from zoo_jax.core.errors import ConfigError, DataError, DeviceError
 from zoo_jax.core.files import PathLike
-from zoo_jax.data.source import Example, Source
-from zoo_jax.data.transforms import Compose, Transform, make_transform, stack
-
-Batch = dict[str, np.ndarray]
-OnError = Literal["raise", "skip"]
-Bad = tuple[int, str]  # index in the source, what is wrong with it
-
-
-@functools.lru_cache(maxsize=4)
-def epoch_order(length: int, seed: int, epoch: int) -> np.ndarray:
-    """The order of one epoch: a permutation of ``range(length)``.
-
-    NumPy promises never to change the raw numbers of a bit generator, but makes no such
-    promise for `Generator.permutation`; so the order is a sort of raw numbers.
-    """
-    raw = _bits(seed, epoch, purpose=0).random_raw(length)
-    return np.argsort(raw, kind="stable")
-
-
-def example_rng(seed: int, position: int) -> np.random.Generator:
-    """The generator of the example at one position of the stream."""
-    return np.random.Generator(_bits(seed, position, purpose=1))
-
-
-def _bits(seed: int, number: int, *, purpose: int) -> np.random.Philox:
-    # Philox is keyed, not seeded: distinct keys and counters give independent streams.
-    return np.random.Philox(
-        key=np.array([seed, number], np.uint64),
-        counter=np.array([0, 0, 0, purpose], np.uint64),
-    )
-
-
-@dataclasses.dataclass(frozen=True)
-class _Reader:
-    """Reads examples by their position in the stream. Pickled into the workers."""
-
-    source: Source
-    transform: Compose
-    seed: int
-    shuffle: bool
-    on_error: OnError
-    most_bad: int  # more bad examples than that are an error
-
-    def read(self, positions: Sequence[int]) -> tuple[Batch, list[tuple[int, Bad]]]:
-        """Returns the batch, and which of its rows stand in for which bad example."""
-        if hasattr(self.source, "take"):
-            batch = self.source.take(np.array([self._index(p) for p in positions]))
-            rngs = [] if self.transform.elementwise else map(self._rng, positions)
-            return self.transform.batch(batch, list(rngs)), []
-        examples, bad = [], []
-        for row, position in enumerate(positions):
-            example, failures = self._example(position)
-            examples.append(example)
-            bad.extend((row, failure) for failure in failures)
-        return stack(examples), bad
-
-    def _rng(self, position: int) -> np.random.Generator:
-        return example_rng(self.seed, position)
-
-    def _index(self, position: int, shift: int = 0) -> int:
-        n = len(self.source)
-        epoch, offset = divmod(position, n)
-        offset = (offset + shift) % n
-        return int(epoch_order(n, self.seed, epoch)[offset]) if self.shuffle else offset
-
-    def _example(self, position: int) -> tuple[Example, list[Bad]]:
-        bad: list[Bad] = []
-        while True:
-            # The next one in the order of the same epoch takes the place of a bad one.
-            index = self._index(position, shift=len(bad))
-            try:
-                example = self.source[index]
-            except MediaError as e:
-                if self.on_error == "raise":
-                    raise
-                bad.append((index, str(e)))
-                _check_bad(dict(bad), self.most_bad, len(self.source))
-                continue
-            return self.transform(example, self._rng(position)), bad
-
-
-def _check_bad(bad: dict[int, str], most: int, length: int) -> None:
-    if len(bad) > most:
-        first = "; ".join(list(bad.values())[:3])
-        raise DataError(
-            f"{len(bad)} of {length} examples cannot be read, more than the {most} that "
-            f"max_skipped allows: mend or remove them, or raise max_skipped. First: {first}"
-        )
+from zoo_jax.data.source import Source
+from zoo_jax.data.stream import Bad, Batch, OnError, Reader, check_bad
+from zoo_jax.data.transforms import Transform, make_transform
 
 
 class _Batches:
     """Batch number -> this process' rows of it. Grain sees it as a random-access source."""
 
-    def __init__(self, reader: _Reader, size: int, rows: slice, count: int):
+    def __init__(self, reader: Reader, size: int, rows: slice, count: int):
         self.reader, self._size, self._rows, self._count = reader, size, rows, count
 
     def __len__(self) -> int:
@@ -260,10 +173,19 @@ class _BadExamples:
                 with self._report.open("a", encoding="utf-8") as f:
                     f.write(json.dumps({"index": index, "error": error}) + "\n")
         if bad:
-            _check_bad(self._seen, self._most, self._length)
+            check_bad(self._seen, self._most, self._length)
 
 
-def _check(source, batch_size, seed, process_index, process_count, workers, on_error):
+def _check(
+    source,
+    batch_size,
+    seed,
+    process_index,
+    process_count,
+    workers,
+    on_error,
+    max_skipped,
+) -> None:
     for name, value, least in (
         ("batch_size", batch_size, 1),
         ("seed", seed, 0),
@@ -274,6 +196,8 @@ def _check(source, batch_size, seed, process_index, process_count, workers, on_e
             raise ConfigError(f"{name} must be an integer >= {least}, got {value!r}")
     if on_error not in ("raise", "skip"):
         raise ConfigError(f'on_error must be "raise" or "skip", got {on_error!r}')
+    if not 0 <= max_skipped <= 1:
+        raise ConfigError(f"max_skipped is a share in [0, 1], got {max_skipped}")
     if len(source) == 0:
         raise DataError("the data source has no examples")
     if not 0 <= process_index < process_count:
@@ -399,9 +323,18 @@ def train_batches(
       DeviceError: if the batch does not divide among the processes.
       DataError: for an empty source; while iterating, for too many bad examples.
     """
-    _check(source, batch_size, seed, process_index, process_count, workers, on_error)
+    _check(
+        source,
+        batch_size,
+        seed,
+        process_index,
+        process_count,
+        workers,
+        on_error,
+        max_skipped,
+    )
     most_bad = int(max_skipped * len(source))
-    reader = _Reader(
+    reader = Reader(
         source, make_transform(transform), seed, shuffle, on_error, most_bad
     )
     rows = _local_rows(batch_size, process_index, process_count)
@@ -476,9 +409,18 @@ def eval_batches(
       DeviceError: if the batch does not divide among the processes.
       DataError: for an empty source; while iterating, for too many bad examples.
     """
-    _check(source, batch_size, 0, process_index, process_count, workers, on_error)
+    _check(
+        source,
+        batch_size,
+        0,
+        process_index,
+        process_count,
+        workers,
+        on_error,
+        max_skipped,
+    )
     most_bad = int(max_skipped * len(source))
-    reader = _Reader(source, make_transform(transform), 0, False, on_error, most_bad)
+    reader = Reader(source, make_transform(transform), 0, False, on_error, most_bad)
     rows = _local_rows(batch_size, process_index, process_count)
     count = -(-len(source) // batch_size)
     return EvalBatches(
