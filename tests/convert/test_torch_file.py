@@ -63,6 +63,13 @@ def test_the_culprit_of_a_hostile_pickle_is_named(tmp_path, zipped, content, cul
     refuse(hostile(tmp_path / "w.pt", content, zipped), culprit)
 
 
+@formats
+def test_a_pickle_that_only_fills_memory_is_refused(tmp_path, zipped):
+    content = [f"{i:09000}" for i in range(300)]
+    path = hostile(tmp_path / "w.pt", content, zipped)
+    refuse(path, "describes its content in more than 2,097,152 bytes")
+
+
 def test_names_put_together_on_the_stack_are_refused(tmp_path):
     path = tmp_path / "w.pt"
     zip_file(path, [("w/data.pkl", pickle.dumps(Call(os.getpid), 4))])

@@ -58,6 +58,8 @@ _ALLOWED = frozenset(
         " uint16 uint32 uint64".split()
     }
 )
+# A pickle can ask for a hundred bytes of memory per byte; tensors are described in about 200.
+MAX_PICKLE = 2 * 2**20  # bytes of one pickle, numbers of the tensors not counted
 _LEGACY_PICKLES = 5  # magic number, protocol, system, objects, storage keys
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 
@@ -190,10 +192,7 @@ def _require_harmless(path: pathlib.Path) -> None:
                         f"{path}: is a Python pickle and no torch file: refused, since it"
                         " could run code; store the arrays with numpy.savez"
                     )
-    except (
-        ValueError,
-        zipfile.BadZipFile,
-    ) as error:  # pickletools: bad opcode, cut short
+    except (ValueError, zipfile.BadZipFile) as error:  # the former is of pickletools
         raise WeightsError(
             f"{path}: is no intact torch file: {error}; fetch it again"
         ) from None
@@ -201,8 +200,13 @@ def _require_harmless(path: pathlib.Path) -> None:
 
 def _scan(path: pathlib.Path, f: IO[bytes]) -> Any:
     """Walks one pickle; returns the argument of its second opcode (the first is PROTO)."""
-    second = None
-    for index, (opcode, argument, _) in enumerate(pickletools.genops(f)):
+    second, start = None, f.tell()
+    for index, (opcode, argument, position) in enumerate(pickletools.genops(f)):
+        if (position or 0) - start > MAX_PICKLE:
+            raise WeightsError(
+                f"{path}: describes its content in more than {MAX_PICKLE:,} bytes: refused;"
+                " store its state_dict alone"
+            )
         if index == 1:
             second = argument
         named = opcode.name in ("GLOBAL", "INST")
