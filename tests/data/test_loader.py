@@ -90,7 +90,7 @@ def test_the_order_of_an_epoch_never_changes_between_versions():
     assert epoch_order(8, 0, 0).tolist() == [0, 2, 1, 5, 4, 3, 6, 7]
 
 
-@pytest.mark.parametrize("workers", [1, 2, 4])
+@pytest.mark.parametrize("workers", [2, 4])  # one: below, where bad files are skipped
 def test_workers_change_nothing(source, workers):
     def batches(count):
         return train_batches(
