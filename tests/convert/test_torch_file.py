@@ -70,6 +70,14 @@ def test_a_pickle_that_only_fills_memory_is_refused(tmp_path, zipped):
     refuse(path, "describes its content in more than 2,097,152 bytes")
 
 
+def test_a_zip_glued_to_a_pickle_hides_nothing(tmp_path):
+    path = hostile(tmp_path / "w.pt", Marker(tmp_path / "ran"), False)
+    good = hostile(tmp_path / "good.pt", {"a": 1}, True)
+    path.write_bytes(path.read_bytes() + good.read_bytes())
+    assert zipfile.is_zipfile(path)
+    refuse(path, "mkdir")
+
+
 def test_names_put_together_on_the_stack_are_refused(tmp_path):
     path = tmp_path / "w.pt"
     zip_file(path, [("w/data.pkl", pickle.dumps(Call(os.getpid), 4))])

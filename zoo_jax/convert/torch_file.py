@@ -167,7 +167,9 @@ def _require_harmless(path: pathlib.Path) -> None:
     that only serve to fill memory, such as ``bytearray(10**11)``.
     """
     try:
-        if zipfile.is_zipfile(path):
+        with path.open("rb") as f:  # as torch does; a zip may also be glued to a pickle
+            zipped = f.read(4) == b"PK\x03\x04"
+        if zipped:
             with zipfile.ZipFile(path) as archive:
                 names = archive.namelist()
                 if any(n.endswith("/constants.pkl") for n in names):
