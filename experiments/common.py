@@ -1,8 +1,10 @@
 """What the binaries share: flags, the config flag, errors as one line, set-up of devices."""
 
+import importlib.util
 import logging as std_logging
 import os
 import pathlib
+import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -77,14 +79,21 @@ def run_main(main: Callable[[Sequence[str]], int | None]) -> None:
 
 
 def _parse(argv: Sequence[str]) -> list[str]:
+    for argument in argv:
+        if argument.startswith(("--config=", "-config=")):
+            path = argument.split("=", 1)[1].partition(":")[0]
+            if not pathlib.Path(path).is_file():
+                _fail(f"no config file {path!r}: see experiments/configs")
     try:
         return flags.FLAGS(argv)
     except flags.UnrecognizedFlagError as error:
         _fail(_unknown_flag(error))
     except (flags.Error, ZooError) as error:
+        missing = re.match(r"flag --(\w+)=None: .* other than None", str(error))
+        if missing:
+            name = missing[1]
+            _fail(f"--{name} is required: {flags.FLAGS[name].help}")
         _fail(str(error).strip().splitlines()[0])
-    except FileNotFoundError as error:
-        _fail(f"no config file {error.filename!r}: see experiments/configs")
     except (AttributeError, KeyError) as error:
         # ml_collections: an override names a key that the locked config does not have.
         _fail(_unknown_key(argv, error))
@@ -102,18 +111,26 @@ def _unknown_flag(error: flags.UnrecognizedFlagError) -> str:
 
 
 def _unknown_key(argv: Sequence[str], error: Exception) -> str:
-    try:
-        known = list(flatten(flags.FLAGS["config"].value))
-    except Exception:
-        known = []
+    """Which ``--config.a.b=...`` names a key that the config does not have."""
+    known = list(flatten(_given_config(argv)))
+    sections = {k.rsplit(".", i)[0] for k in known for i in range(k.count(".") + 1)}
     for argument in argv:
-        if not argument.startswith(("--config.", "-config.")):
-            continue
         name = argument.split("=", 1)[0].lstrip("-").removeprefix("config.")
-        sections = {k.rsplit(".", i)[0] for k in known for i in range(k.count(".") + 1)}
-        if known and name not in sections:
+        if argument.startswith(("--config.", "-config.")) and name not in sections:
             return f"unknown config key {name!r}: {closest(name, known)}"
-    return f"cannot apply the config overrides: {str(error).splitlines()[0]}"
+    return f"cannot apply the config overrides: {' '.join(str(error).split())}"
+
+
+def _given_config(argv: Sequence[str]) -> ml_collections.ConfigDict:
+    """The config of the command line without its overrides; empty if it cannot be told."""
+    for argument in argv:
+        if argument.startswith(("--config=", "-config=")):
+            path, _, arg = argument.split("=", 1)[1].partition(":")
+            spec = importlib.util.spec_from_file_location("given_config", path)
+            module = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(module)
+            return module.get_config(arg)
+    return ml_collections.ConfigDict()
 
 
 def _guarded(main: Callable[[Sequence[str]], int | None]) -> Callable:
