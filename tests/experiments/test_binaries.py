@@ -98,11 +98,11 @@ def test_the_benchmark_prints_and_appends_a_row(tmp_path):
 
 MISTAKES = {
     "config key": (
-        ["train", TINY, "--config.optim.lrr=1"],
+        ["train", TINY, "--config.optim.lrr=1", "--workdir={tmp}/x"],
         [r"unknown config key 'optim\.lrr'", r"did you mean 'optim\.lr'"],
     ),
     "method": (
-        ["train", TINY, "--config.task=deep_kmeans"],
+        ["train", TINY, "--config.task=deep_kmeans", "--workdir={tmp}/x"],
         ["unknown method 'deep_kmeans'", "did you mean 'deep_k_means'"],
     ),
     "config argument": (
@@ -110,21 +110,21 @@ MISTAKES = {
         ["unknown config argument 'tinny'", "did you mean 'tiny'"],
     ),
     "config file": (
-        ["train", "--config=experiments/configs/nothing.py"],
+        ["train", "--config=experiments/configs/nothing.py", "--workdir={tmp}/x"],
         ["no config file", "experiments/configs"],
     ),
     "flag": (
         ["train", TINY, "--wrkdir=x"],
         ["unknown flag --wrkdir", "did you mean 'workdir'"],
     ),
-    "missing flag": (["train", TINY], ["--workdir"]),
+    "missing flag": (["train", TINY], ["--workdir is required: Folder"]),
     "missing data": (
         [
             "train",
             "--config=experiments/configs/deep_k_means/cifar10_wrn.py",
             "--workdir={tmp}/x",
         ],
-        ["cifar10", "prepare_data"],
+        ["no_data/cifar10", "prepare_data"],
     ),
     "too many devices": (
         ["train", TINY, "--config.mesh.devices=99", "--workdir={tmp}/x"],
@@ -162,6 +162,7 @@ MISTAKES = {
 @pytest.mark.parametrize("name", MISTAKES)
 def test_a_mistake_is_one_line_and_leaves_nothing(name, tmp_path):
     (binary, *arguments), patterns = MISTAKES[name]
+    (tmp_path / "no_data").mkdir()
     done = call(
         binary,
         *(a.format(tmp=tmp_path) for a in arguments),
