@@ -122,6 +122,9 @@ def test_models_are_listed_in_order():
         ("deep_k_means/digit_cnn", {}, "did you mean 'deep_k_means/digits_cnn'"),
         ("nothing", {}, "choose from deep_k_means/digits_cnn, "),
         (NAME, {"width": 3}, "has no argument 'width': did you mean 'widths'"),
+        (NAME, {"num_classes": "ten"}, "cannot be built with num_classes='ten'"),
+        (NAME, {"widths": 3, "dtype": "float32"}, "cannot be built with widths=3"),
+        (NAME, {"dtype": "flot32"}, "cannot be built with dtype='flot32'"),
         (NAME, {"num_classes": 0}, "num_classes must be at least 1"),
     ],
 )

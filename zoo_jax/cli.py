@@ -73,7 +73,7 @@ def convert_command(args: argparse.Namespace) -> dict[str, Any]:
     """Writes a folder with the variables under this project's names."""
     from zoo_jax.convert import match, write_weights
 
-    out = pathlib.Path(args.output)
+    out = pathlib.Path(args.output).absolute()  # "." has no name to put beside
     _require_free(out, args.force)
     with _stages(3) as stage:
         stage("reading")
@@ -87,7 +87,7 @@ def convert_command(args: argparse.Namespace) -> dict[str, Any]:
         problems = found.problems()
         result = {
             "model": args.model,
-            "output": str(out),
+            "output": args.output,
             "ok": not problems,
             "matched": [list(pair) for pair in found.matched],
             "ignored": sorted({*found.ignored, *source.skipped}),
@@ -102,7 +102,8 @@ def convert_command(args: argparse.Namespace) -> dict[str, Any]:
             if args.json:
                 write_json(args.json, result)
             raise WeightsError(
-                f"{args.input}: does not fit {args.model}, {out} was not written: {problems}"
+                f"{args.input}: does not fit {args.model}, {args.output} was not written:"
+                f" {problems}"
             )
         stage("writing")
         facts = {
@@ -116,7 +117,7 @@ def convert_command(args: argparse.Namespace) -> dict[str, Any]:
             origin = {"source": _origin(args.input), "parameters": parameters}
             write_json(folder / models.MODEL_FILE, facts | origin)
     _print_match(result)
-    print(f"wrote {out}: {args.model}, {parameters:,} parameters")
+    print(f"wrote {args.output}: {args.model}, {parameters:,} parameters")
     return result | {"parameters": parameters}
 
 

@@ -178,7 +178,13 @@ def build_module(
             raise ConfigError(
                 f"{name} has no argument {key!r}: {closest(key, allowed)}"
             )
-    return build(dtype=dtype, **overrides)
+    try:
+        return build(dtype=jnp.dtype(dtype), **overrides)
+    except TypeError as error:  # a string where a number belongs, and the like
+        given = ", ".join(
+            f"{k}={v!r}" for k, v in {**overrides, "dtype": dtype}.items()
+        )
+        raise ConfigError(f"{name} cannot be built with {given}: {error}") from error
 
 
 def abstract_variables(name: str, module: "nn.Module") -> dict[str, Any]:
