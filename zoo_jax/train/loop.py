@@ -97,7 +97,7 @@ def fit(
             donate_argnums=0,
             out_shardings=replicated(mesh),
         )
-        save_every = settings.checkpoint.get("every", 0)
+        save_every = settings.checkpoint["every"]
         turns = any(p.every > 1 or p.start > 0 for p in task.players)
         active = tuple(range(len(task.players)))
         unread: collections.deque[Metrics] = collections.deque()
@@ -187,10 +187,10 @@ def _checkpointer(workdir: pathlib.Path, settings: Settings) -> Checkpointer:
     section = settings.checkpoint
     return Checkpointer(
         workdir / CHECKPOINTS,
-        keep_last=section.get("keep_last", 2),
-        keep_best=section.get("keep_best", 1),
-        best_metric=section.get("best_metric") or None,
-        best_mode=section.get("best_mode", "max"),
+        keep_last=section["keep_last"],
+        keep_best=section["keep_best"],
+        best_metric=section["best_metric"] or None,
+        best_mode=section["best_mode"],
     )
 
 

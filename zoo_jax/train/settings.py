@@ -4,8 +4,19 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import ml_collections
+
 from zoo_jax.core.config import require_keys, to_dict
 from zoo_jax.core.errors import ConfigError
+
+MESH = {"devices": 0}  # 0: all
+CHECKPOINT = {
+    "every": 0,  # iterations; 0: only at the end (and when asked to stop)
+    "keep_last": 2,
+    "keep_best": 1,
+    "best_metric": "",  # e.g. "valid/accuracy"
+    "best_mode": "max",
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -23,8 +34,10 @@ class Settings:
     procedure: str = ""
     data: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     eval: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    mesh: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    checkpoint: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    mesh: Mapping[str, Any] = dataclasses.field(default_factory=lambda: MESH)
+    checkpoint: Mapping[str, Any] = dataclasses.field(
+        default_factory=lambda: CHECKPOINT
+    )
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> "Settings":
@@ -37,13 +50,11 @@ class Settings:
         plain = to_dict(config)
         if "steps" not in plain:
             raise ConfigError("the config has no 'steps': set config.steps")
+        for section, defaults in (("mesh", MESH), ("checkpoint", CHECKPOINT)):
+            given = plain.get(section, {})
+            require_keys(given, defaults, section)
+            plain[section] = {**defaults, **given}
         self = cls(**{k: v for k, v in plain.items() if k in names})
-        require_keys(self.mesh, {"devices"}, "mesh")
-        require_keys(
-            self.checkpoint,
-            {"every", "keep_last", "keep_best", "best_metric", "best_mode"},
-            "checkpoint",
-        )
         for name, section in self.eval.items():
             require_keys(section, {"stream", "every", "averaged"}, f"eval.{name}")
         for name in ("steps", "log_every", "max_streak"):
@@ -55,3 +66,17 @@ class Settings:
 
 
 LOOP_KEYS = frozenset(f.name for f in dataclasses.fields(Settings))
+
+
+def base_config(**keys: Any) -> ml_collections.ConfigDict:
+    """A config with all of the loop's keys, so that a command line can change each.
+
+    Args:
+      **keys: Values that differ from the defaults, and the method's own sections. What
+        ``mesh`` and ``checkpoint`` leave out stays at its default.
+    """
+    config = dataclasses.asdict(Settings(steps=1))
+    for name, value in keys.items():
+        merge = name in ("mesh", "checkpoint")
+        config[name] = {**config[name], **value} if merge else value
+    return ml_collections.ConfigDict(config)
