@@ -53,7 +53,9 @@ def get_config(arg=None):
         )
     image, shift = [dict(name="to_float")], [dict(name="random_crop", pad=2)]
     c.data = dict(
-        train=dict(name="mnist_5k", split="train", batch_size=BATCH, transform=shift + image),
+        train=dict(
+            name="mnist_5k", split="train", batch_size=BATCH, transform=shift + image
+        ),
         valid=dict(name="mnist_5k", split="valid", batch_size=500, transform=image),
         test=dict(name="mnist_5k", split="test", batch_size=500, transform=image),
     )

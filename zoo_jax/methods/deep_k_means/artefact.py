@@ -77,11 +77,7 @@ def save_compressed(
       WeightsError: if the tree holds something that the format has no place for.
       ValueError: if an array and its clusters differ.
     """
-    if codebook_dtype not in _CODEBOOK_DTYPES:
-        raise ConfigError(
-            f"codebook_dtype must be one of {', '.join(_CODEBOOK_DTYPES)}, "
-            f"got {codebook_dtype!r}"
-        )
+    check_codebook_dtype(codebook_dtype)
     parts: dict[str, list[bytes]] = {name: [] for name in SECTIONS[1:]}
     leaves = []
     left = set(clustered)
@@ -163,6 +159,14 @@ def load_compressed(
         return _decode(manifest, bodies, max_bytes), manifest["metadata"]
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}") from None
+
+
+def check_codebook_dtype(name: str) -> None:
+    """Raises `ConfigError` if the format has no such codebooks."""
+    if name not in _CODEBOOK_DTYPES:
+        raise ConfigError(
+            f"codebook_dtype must be one of {', '.join(_CODEBOOK_DTYPES)}, got {name!r}"
+        )
 
 
 # --- writing --------------------------------------------------------------------------

@@ -23,7 +23,11 @@ from zoo_jax.methods.deep_k_means.accounting import (
     gzip_bytes,
     reference_size,
 )
-from zoo_jax.methods.deep_k_means.artefact import load_compressed, save_compressed
+from zoo_jax.methods.deep_k_means.artefact import (
+    check_codebook_dtype,
+    load_compressed,
+    save_compressed,
+)
 from zoo_jax.methods.deep_k_means.clustered import Clustered
 from zoo_jax.methods.deep_k_means.model import make_module
 from zoo_jax.methods.deep_k_means.task import NETWORK, make_spec, make_task
@@ -184,6 +188,8 @@ class _Bench:
         self._measure = jax.jit(lambda v, b: task.metrics(task.predict(v, b), b))
         spec, loader = split_spec(config.data[options["stream"]])
         self._eval_batches = eval_batches(ctx.load_source(spec), **loader)
+        spec, self._train_loader = split_spec(config.data["train"])
+        self._train_source = ctx.load_source(spec)
         # Statistics of single batches, of the network as it runs in evaluation otherwise.
         module = make_module(config.model)
         fields = {"bn_momentum": 0.0, "dropout": 0.0}
@@ -223,9 +229,9 @@ class _Bench:
         return {**variables, "model_state": {NETWORK: mean}}
 
     def _norm_batches(self) -> Iterable[Batch]:
-        spec, loader = split_spec(self.config.data["train"])
-        source = self.ctx.load_source(spec)
-        with train_batches(source, seed=self.config.seed, **loader) as batches:
+        with train_batches(
+            self._train_source, seed=self.config.seed, **self._train_loader
+        ) as batches:
             for _ in range(self.options["norm_batches"]):
                 yield next(batches)
 
@@ -254,6 +260,7 @@ def _options(config: ml_collections.ConfigDict) -> dict[str, Any]:
             f"compress.stream={section['stream']!r} is not in config.data: "
             f"{closest(section['stream'], config.data)}"
         )
+    check_codebook_dtype(section["codebook_dtype"])
     if section["norm_batches"] < 1:
         raise ConfigError(
             f"compress.norm_batches must be at least 1, got {section['norm_batches']}"

@@ -79,9 +79,10 @@ def make_task(config: ml_collections.ConfigDict, steps: int) -> Task:
         return terms, Aux({NETWORK: dict(model_state)}, metrics)
 
     def predict(variables: Variables, batch: Batch) -> dict[str, Array]:
-        params, model_state = variables["params"], variables["model_state"]
+        # A network without norms has no state; a checkpoint may leave empty entries out.
+        model_state = variables["model_state"].get(NETWORK, {})
         logits = module.apply(
-            {"params": params[NETWORK], **model_state[NETWORK]}, batch["image"]
+            {"params": variables["params"][NETWORK], **model_state}, batch["image"]
         )
         return {"logits": logits}
 
