@@ -1,0 +1,39 @@
+"""Every notebook runs offline in its small form, and is kept without outputs."""
+
+import pathlib
+
+import nbclient
+import nbformat
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+NOTEBOOKS = sorted((ROOT / "colabs").glob("*.ipynb"))
+
+
+@pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.name)
+def notebook(request):
+    return nbformat.read(request.param, as_version=4)
+
+
+def test_there_is_a_notebook():
+    assert NOTEBOOKS
+
+
+def test_notebook_is_short_clean_and_defines_no_network_itself(notebook):
+    nbformat.validate(notebook)
+    assert len(notebook.cells) <= 25
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            assert not cell.outputs
+            assert cell.execution_count is None
+            assert "nn.Module" not in cell.source
+
+
+def test_notebook_runs_in_its_small_form(notebook, monkeypatch):
+    monkeypatch.setenv("ZOO_TINY", "1")
+    # Outside the tests' own strictness: a notebook runs as a user runs it.
+    monkeypatch.delenv("JAX_NUM_CPU_DEVICES")
+    client = nbclient.NotebookClient(
+        notebook, timeout=240, resources={"metadata": {"path": str(ROOT)}}
+    )
+    client.execute()
