@@ -15,9 +15,8 @@ about re-training is published (length, rate, strength, period of the clusters, 
 penalty differs from zero with rows of 3): those lines are marked "ours".
 """
 
-from ml_collections import ConfigDict
-
 from zoo_jax.core.config import parse_arg
+from zoo_jax.train.settings import base_config
 
 BATCH, EPOCH = 128, 352  # steps of 45,000 images
 
@@ -55,7 +54,7 @@ def get_config(arg=None):
         runs="runs/cifar10_wrn",  # the folder of all stages
         seed=0,
     )
-    c = ConfigDict(dict(task="deep_k_means", procedure="", seed=opt.seed))
+    c = base_config(task="deep_k_means", seed=opt.seed, steps=1)
     # 40 and 2 epochs: ours.
     c.steps = {"pretrain": 200, "retrain": 40, "compress": 2}[opt.stage] * EPOCH
     c.init_from = f"{opt.runs}/pretrain" if opt.stage == "retrain" else ""
@@ -84,7 +83,7 @@ def get_config(arg=None):
     )
     c.eval = dict(valid=dict(stream="valid", every=5 * EPOCH))
     c.log_every = EPOCH // 4
-    c.checkpoint = dict(every=5 * EPOCH)
+    c.checkpoint.every = 5 * EPOCH
     if opt.stage == "compress":
         c.procedure, c.eval = "compress", dict()
         c.arms = {

@@ -10,9 +10,8 @@ Reaches: not published; use it to try things. Cost: some seconds on two CPU core
   python -m experiments.run --config=$C:stage=compress --workdir=runs/digits_cnn/compress
 """
 
-from ml_collections import ConfigDict
-
 from zoo_jax.core.config import parse_arg
+from zoo_jax.train.settings import base_config
 
 BATCH, EPOCH = 100, 12  # steps
 
@@ -26,7 +25,7 @@ def get_config(arg=None):
         runs="runs/digits_cnn",  # the folder of all stages
         seed=0,
     )
-    c = ConfigDict(dict(task="deep_k_means", procedure="", seed=opt.seed))
+    c = base_config(task="deep_k_means", seed=opt.seed, steps=1)
     c.steps = {"pretrain": 25, "retrain": 16, "compress": 5}[opt.stage] * EPOCH
     c.init_from = f"{opt.runs}/pretrain" if opt.stage == "retrain" else ""
     c.model = dict(
@@ -56,7 +55,7 @@ def get_config(arg=None):
     )
     c.eval = dict(valid=dict(stream="valid", every=5 * EPOCH))
     c.log_every = EPOCH
-    c.checkpoint = dict(every=0)
+    c.checkpoint.every = 5 * EPOCH
     if opt.stage == "compress":
         c.procedure, c.eval = "compress", dict()
         c.arms = {

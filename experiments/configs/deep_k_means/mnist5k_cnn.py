@@ -10,9 +10,8 @@ k-means penalty makes the assignment of rows to K shared rows nearly free.
 Reaches: see the table in zoo_jax/methods/deep_k_means/README.md. Cost: about two minutes.
 """
 
-from ml_collections import ConfigDict
-
 from zoo_jax.core.config import parse_arg
+from zoo_jax.train.settings import base_config
 
 IMAGES, BATCH = 4000, 100
 EPOCH = IMAGES // BATCH
@@ -29,7 +28,7 @@ def get_config(arg=None):
         seed=0,
     )
     runs = opt.runs or ("runs/tour/deep_k_means" if opt.tour else "runs/mnist5k_cnn")
-    c = ConfigDict(dict(task="deep_k_means", procedure="", seed=opt.seed))
+    c = base_config(task="deep_k_means", seed=opt.seed, steps=1)
     c.steps = {"pretrain": 12, "retrain": 10, "compress": 3}[opt.stage] * EPOCH
     c.init_from = f"{runs}/pretrain" if opt.stage == "retrain" else ""
     c.model = dict(name="digits_cnn", widths=[24, 48, 96, 128], strides=[2, 2, 1, 2])
@@ -61,7 +60,7 @@ def get_config(arg=None):
     )
     c.eval = dict(valid=dict(stream="valid", every=2 * EPOCH))
     c.log_every = EPOCH
-    c.checkpoint = dict(every=0)
+    c.checkpoint.every = 5 * EPOCH
     if opt.stage == "compress":
         c.procedure = "compress"
         c.eval = dict()

@@ -12,9 +12,8 @@ Reaches: not run. Cost: minutes on one GPU.
   python -m experiments.run --config=$C:stage=compress --workdir=runs/mnist_lenet/compress
 """
 
-from ml_collections import ConfigDict
-
 from zoo_jax.core.config import parse_arg
+from zoo_jax.train.settings import base_config
 
 BATCH, EPOCH = 100, 600  # steps
 
@@ -28,7 +27,7 @@ def get_config(arg=None):
         runs="runs/mnist_lenet",  # the folder of all stages
         seed=0,
     )
-    c = ConfigDict(dict(task="deep_k_means", procedure="", seed=opt.seed))
+    c = base_config(task="deep_k_means", seed=opt.seed, steps=1)
     c.steps = {"pretrain": 20, "retrain": 20, "compress": 3}[opt.stage] * EPOCH
     c.init_from = f"{opt.runs}/pretrain" if opt.stage == "retrain" else ""
     c.model = dict(name="lenet_caffe_5", dtype="float32")
@@ -57,7 +56,7 @@ def get_config(arg=None):
     )
     c.eval = dict(valid=dict(stream="valid", every=EPOCH))
     c.log_every = EPOCH // 6
-    c.checkpoint = dict(every=EPOCH)
+    c.checkpoint.every = EPOCH
     if opt.stage == "compress":
         c.procedure, c.eval = "compress", dict()
         c.arms = {
