@@ -15,7 +15,7 @@ def parse_arg(arg: str | None, **defaults: Any) -> ml_collections.ConfigDict:
     """Reads the part after the colon of ``--config=file.py:tiny,seed=3``.
 
     Args:
-      arg: Comma-separated ``name`` (a boolean switch) or ``name=value``.
+      arg: Comma-separated ``name`` (a boolean switch) or ``name=value``; values have no commas.
       **defaults: Every name that is understood, with its default. A value is converted to
         the type of its default.
 

@@ -48,7 +48,7 @@ def atomic_write(path: PathLike, mode: str = "w") -> Iterator[IO]:
 
 def write_json(path: PathLike, value: Any) -> None:
     """Writes `value` as indented JSON, atomically. Raises `OSError` or `TypeError`."""
-    text = json.dumps(value, indent=2, sort_keys=True, allow_nan=True) + "\n"
+    text = json.dumps(value, indent=2, allow_nan=True) + "\n"
     with atomic_write(path) as f:
         f.write(text)
 
@@ -56,3 +56,12 @@ def write_json(path: PathLike, value: Any) -> None:
 def read_json(path: PathLike) -> Any:
     """Reads a JSON file. Raises `OSError` or `ValueError`."""
     return json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+
+
+def read_json_lines(path: PathLike) -> list[Any]:
+    """Reads a JSONL file; a torn last line, as a killed writer leaves it, is passed over.
+
+    Raises `OSError`, or `ValueError` for any other damaged line.
+    """
+    text = pathlib.Path(path).read_text(encoding="utf-8")
+    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
