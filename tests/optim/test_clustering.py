@@ -47,7 +47,7 @@ def test_lloyd_from_given_centres_equals_scikit_learn(golden, case):
         order = np.argsort(centres[:, 0])
         centres, labels = centres[order], np.argsort(order)[labels]
     x, init = jnp.asarray(get("X")), jnp.asarray(get("init"), jnp.float32)
-    result = kmeans(x, int(get("K")), init=init, tol=0)
+    result = kmeans(x, int(get("K")), init=init, tol=0.0)
     np.testing.assert_array_equal(result.labels, labels)
     np.testing.assert_allclose(result.centres, centres, atol=1e-5)
     np.testing.assert_allclose(result.sse, get("from_init_sse"), rtol=1e-5, atol=1e-8)
@@ -74,7 +74,7 @@ def test_ten_starts_match_ten_starts_of_scikit_learn(n, d, k):
 @pytest.mark.parametrize(("n", "d", "k"), [(1100, 3, 9), (600, 1, 9), (64, 30, 5)])
 def test_each_lloyd_step_lowers_the_cost(n, d, k):
     x = samples_of(n, d, seed=1)
-    runs = [kmeans(x, k, init=x[:k], num_iters=i, tol=0) for i in range(8)]
+    runs = [kmeans(x, k, init=x[:k], num_iters=i, tol=0.0) for i in range(8)]
     costs = [float(run.sse) for run in runs]
     assert costs == sorted(costs, reverse=True)
     assert costs[-1] < 0.9 * costs[0]
@@ -93,7 +93,7 @@ def test_labels_are_nearest_centres_and_cost_is_their_distance(d):
 @pytest.mark.parametrize("d", [1, 3])
 def test_converged_centres_are_the_means_of_their_clusters(d):
     x = samples_of(20_000, d, seed=4) + 7.0  # far from 0, where differences lose digits
-    result = kmeans(x, 6, jax.random.key(0), tol=0)
+    result = kmeans(x, 6, jax.random.key(0), tol=0.0)
     means = [np.asarray(x, np.float64)[result.labels == i].mean(0) for i in range(6)]
     np.testing.assert_allclose(result.centres, means, atol=1e-5)
 
@@ -115,7 +115,7 @@ def test_empty_clusters_move_to_the_farthest_samples(d):
     x = jnp.array([[0.0, 0], [0.1, 0], [10, 0], [10.1, 0], [55, 0], [90, 0]])[:, :d]
     far = jnp.full((3, d), 1e4)
     init = jnp.concatenate([x[:1], far])
-    result = kmeans(x, 4, init=init, tol=0)
+    result = kmeans(x, 4, init=init, tol=0.0)
     assert len(set(result.labels.tolist())) == 4
     np.testing.assert_allclose(result.sse, 0.01, rtol=1e-3)
 
@@ -125,8 +125,8 @@ def test_integer_weights_equal_repeated_samples(d):
     x = samples_of(40, d, seed=5)
     weights = np.random.default_rng(0).integers(1, 4, 40)
     repeated = jnp.repeat(x, weights, axis=0)
-    one = kmeans(x, 5, init=x[:5], weights=jnp.asarray(weights, jnp.float32), tol=0)
-    other = kmeans(repeated, 5, init=x[:5], tol=0)
+    one = kmeans(x, 5, init=x[:5], weights=jnp.asarray(weights, jnp.float32), tol=0.0)
+    other = kmeans(repeated, 5, init=x[:5], tol=0.0)
     np.testing.assert_allclose(one.centres, other.centres, atol=1e-5)
     np.testing.assert_allclose(one.sse, other.sse, rtol=1e-5)
 
@@ -140,7 +140,7 @@ def test_samples_of_zero_weight_have_no_say():
 
 def test_block_boundaries_do_not_show():
     x = samples_of(512 * 2 + 37, 3, seed=6)
-    result = kmeans(x, 5, init=x[:5], num_iters=1, tol=0)
+    result = kmeans(x, 5, init=x[:5], num_iters=1, tol=0.0)
     first = np.sum((np.asarray(x)[:, None] - np.asarray(x[:5])[None]) ** 2, -1).argmin(
         1
     )

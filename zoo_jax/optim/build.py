@@ -100,7 +100,7 @@ def _decay(keys: Mapping[str, Any]) -> list[optax.GradientTransformation]:
     return [optax.add_decayed_weights(keys["weight_decay"], mask=where)]
 
 
-def _number(keys: Mapping[str, Any], key: str, below: float = math.inf) -> float:
+def _number(keys: Mapping[str, Any], key: str, below: float = math.inf) -> int | float:
     value = keys[key]
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ConfigError(f"optim.{key} must be a number, got {value!r}")

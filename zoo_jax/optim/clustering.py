@@ -56,8 +56,8 @@ def kmeans(
     init: Float[Array, "k d"] | None = None,
     weights: Float[Array, "n"] | None = None,
     num_init: int = 1,
-    num_iters: int = 300,
-    tol: float = 1e-4,
+    num_iters: int | Int[Array, ""] = 300,
+    tol: float | Float[Array, ""] = 1e-4,
 ) -> KMeansResult:
     r"""Clusters samples by Lloyd's algorithm from greedy k-means++ seeds.
 
@@ -196,8 +196,8 @@ def assign(
     core: float = 0.0,
     init: Float[Array, "k d"] | None = None,
     num_init: int = 4,
-    num_iters: int = 300,
-    tol: float = 1e-4,
+    num_iters: int | Int[Array, ""] = 300,
+    tol: float | Float[Array, ""] = 1e-4,
 ) -> Assignment:
     """Replaces samples by at most `num_clusters` shared ones.
 

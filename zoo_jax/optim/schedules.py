@@ -21,7 +21,7 @@ _KEYS: dict[str, dict[str, Any]] = {
 
 
 def build_schedule(
-    value: float, section: Mapping[str, Any] | None, *, total_steps: int
+    value: float | int, section: Mapping[str, Any] | None, *, total_steps: int
 ) -> optax.Schedule:
     """Builds ``step -> value * factor(step)``.
 
@@ -168,7 +168,7 @@ def _steps(length: Any, total_steps: int, key: str) -> int:
     return length if isinstance(length, int) else round(length * total_steps)
 
 
-def _require_number(value: Any, where: str) -> float:
+def _require_number(value: Any, where: str) -> int | float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ConfigError(f"{where} must be a number, got {value!r}")
     if not math.isfinite(value):
