@@ -45,11 +45,14 @@ _log = logging.getLogger(__name__)
 
 
 def _not_from_orbax(record: logging.LogRecord) -> bool:
-    return "/orbax/" not in record.pathname
+    error = record.exc_info[1] if record.exc_info else None
+    return "/orbax/" not in record.pathname and "OCDBT" not in str(error)
 
 
-# It logs a dozen lines per save, and stacks of what also comes to us as an exception.
+# It logs a dozen lines per save, and stacks of what also comes to us as an exception; asyncio
+# adds the writes that it left when another one had failed.
 logging.getLogger("absl").addFilter(_not_from_orbax)
+logging.getLogger("asyncio").addFilter(_not_from_orbax)
 
 
 class Restored(NamedTuple):
