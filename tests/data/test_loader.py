@@ -383,7 +383,7 @@ def test_no_worker_outlives_an_interrupted_or_killed_process(tmp_path, root, sig
     assert gone(worker)
     if signum == signal.SIGINT:
         assert errors.count("KeyboardInterrupt") == 1
-        assert not list(tmp_path.glob("zoo_jax_batches_*"))
+    assert not list(tmp_path.glob("zoo_jax_batches_*"))
 
 
 def test_a_worker_that_dies_while_it_starts_is_an_error_and_no_hang(tmp_path, root):

@@ -9,6 +9,8 @@ therefore a pure function of its number, and the loader's whole state is one int
 Grain reads batches ahead, in a thread or in worker processes; it never decides their order.
 """
 
+import contextlib
+import functools
 import json
 import multiprocessing
 import multiprocessing.connection
@@ -61,8 +63,8 @@ class _EvalBatches(_Batches):
         return {**batch, "mask": mask}, bad
 
 
-def _start_worker(index: int, count: int) -> None:
-    """Runs first in a worker process."""
+def _start_worker(parcel: str, index: int, count: int) -> None:
+    """Runs first in a worker process; `parcel` is the file that it reads its work from."""
     del index, count
     # Ctrl-C reaches the whole process group; the parent decides and closes its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -70,7 +72,10 @@ def _start_worker(index: int, count: int) -> None:
 
     def follow_parent() -> None:
         multiprocessing.connection.wait([parent.sentinel])
-        os._exit(1)  # a killed parent cannot close its workers
+        # A killed parent can neither close its workers nor clear up.
+        with contextlib.suppress(OSError):
+            os.unlink(parcel)
+        os._exit(1)
 
     threading.Thread(target=follow_parent, daemon=True).start()
 
@@ -85,20 +90,20 @@ class _Parcel:
     def __init__(self, batches: _Batches):
         self._batches: _Batches | None = batches
         self._length = len(batches)
-        fd, self._path = tempfile.mkstemp(prefix="zoo_jax_batches_")
+        fd, self.path = tempfile.mkstemp(prefix="zoo_jax_batches_")
         with os.fdopen(fd, "wb") as f:
             cloudpickle.dump(batches, f)
-        self.remove = weakref.finalize(self, os.unlink, self._path)
+        self.remove = weakref.finalize(self, os.unlink, self.path)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"_batches": None, "_length": self._length, "_path": self._path}
+        return {"_batches": None, "_length": self._length, "path": self.path}
 
     def __len__(self) -> int:
         return self._length
 
     def __getitem__(self, g: int) -> Any:
         if self._batches is None:
-            with open(self._path, "rb") as f:
+            with open(self.path, "rb") as f:
                 self._batches = cloudpickle.load(f)
         return self._batches[g]
 
@@ -122,7 +127,7 @@ class _Reading:
                 grain.MultiprocessingOptions(
                     num_workers=workers, per_worker_buffer_size=2
                 ),
-                worker_init_fn=_start_worker,
+                worker_init_fn=functools.partial(_start_worker, self._parcel.path),
             )
         self._iterator = iter(ds)
 
