@@ -17,6 +17,7 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from checkpoint_worker import state_of
 
@@ -152,6 +153,14 @@ def test_a_list_of_files_edited_by_line_is_found_out(two_steps, tmp_path, cut):
 def test_other_tools_can_check_a_step(two_steps):
     command = ["sha256sum", "--check", "--strict", "--quiet", inventory.SUMS]
     assert subprocess.run(command, cwd=two_steps / "2", check=False).returncode == 0
+
+
+def test_orbax_alone_can_read_a_step(two_steps):
+    with ocp.StandardCheckpointer() as checkpointer:
+        found = checkpointer.restore(two_steps / "2" / "state")
+    want = state_of(2, SIZE)
+    assert found.keys() == want.keys()
+    np.testing.assert_array_equal(found["noise"], want["noise"], strict=True)
 
 
 def test_a_file_that_was_put_into_a_step_is_damage(two_steps, tmp_path, caplog):
