@@ -77,6 +77,22 @@ def save_compressed(
       WeightsError: if the tree holds something that the format has no place for.
       ValueError: if an array and its clusters differ.
     """
+    data, sizes = pack(
+        variables, clustered, metadata=metadata, codebook_dtype=codebook_dtype
+    )
+    with atomic_write(path, "wb") as f:
+        f.write(data)
+    return sizes
+
+
+def pack(
+    variables: Mapping[str, Any],
+    clustered: Mapping[str, Clustered],
+    *,
+    metadata: Mapping[str, Any] | None = None,
+    codebook_dtype: str = "float32",
+) -> tuple[bytes, dict[str, int]]:
+    """The bytes of a file, and how many each part takes; otherwise `save_compressed`."""
     check_codebook_dtype(codebook_dtype)
     parts: dict[str, list[bytes]] = {name: [] for name in SECTIONS[1:]}
     leaves = []
@@ -119,10 +135,8 @@ def save_compressed(
     header += _CRC.pack(zlib.crc32(header))
     data = b"".join([header, *bodies])
     data += hashlib.sha256(data).digest()
-    with atomic_write(path, "wb") as f:
-        f.write(data)
     sizes = {name: len(body) for name, body in zip(SECTIONS, bodies, strict=True)}
-    return {"file": len(data), "header": len(header) + _DIGEST, **sizes}
+    return data, {"file": len(data), "header": len(header) + _DIGEST, **sizes}
 
 
 def load_compressed(
@@ -154,11 +168,18 @@ def load_compressed(
             f"cannot read the compressed network {path}: {error.strerror}"
         ) from None
     try:
-        bodies = _sections(data)
-        manifest = _manifest(bodies["manifest"])
-        return _decode(manifest, bodies, max_bytes), manifest["metadata"]
+        return unpack(data, max_bytes=max_bytes)
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}") from None
+
+
+def unpack(
+    data: bytes, *, max_bytes: int = MAX_BYTES
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Reads the bytes of a file; otherwise `load_compressed`."""
+    bodies = _sections(data)
+    manifest = _manifest(bodies["manifest"])
+    return _decode(manifest, bodies, max_bytes), manifest["metadata"]
 
 
 def check_codebook_dtype(name: str) -> None:
@@ -244,10 +265,14 @@ def _sections(data: bytes) -> dict[str, memoryview]:
     if len(data) < _START + _DIGEST:
         raise WeightsError(f"truncated: {len(data)} bytes do not hold the header")
     _, version, count = _HEADER.unpack_from(data)
+    if version > VERSION:
+        raise WeightsError(
+            f"format version {version}, and this program reads up to {VERSION}: the file "
+            "comes from a newer one (update zoo_jax), or it is damaged"
+        )
     if version != VERSION or count != len(SECTIONS):
         raise WeightsError(
-            f"format version {version} with {count} sections; this program reads "
-            f"version {VERSION} with {len(SECTIONS)}"
+            f"damaged header: format version {version} with {count} sections"
         )
     (crc,) = _CRC.unpack_from(data, _START - _CRC.size)
     if crc != zlib.crc32(data[: _START - _CRC.size]):

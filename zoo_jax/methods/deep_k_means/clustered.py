@@ -36,8 +36,10 @@ class Clustered(NamedTuple):
 
     def restore(self, shape: Sequence[int]) -> Float[np.ndarray, "*shape"]:
         """The array of `shape`, bit for bit the rows of the codebook."""
-        matrix = jnp.asarray(self.codebook[self.labels])
-        return np.array(from_matrix(matrix, shape, self.samples, self.row_length))
+        # numpy takes part in the same code, and compiles nothing for a new shape.
+        matrix = self.codebook[self.labels]
+        kernel = from_matrix(matrix, shape, self.samples, self.row_length)
+        return np.ascontiguousarray(kernel)
 
     def compact(self) -> "Clustered":
         """Drops rows of the codebook that no sample has."""

@@ -28,8 +28,9 @@ def draw(
     writer.figure(
         "accuracy_against_bytes",
         _accuracy_against_bytes(rows),
-        caption=f"Accuracy on '{stream}' of files that were read back, against their size. "
-        "Dashed: the dense network of the same arm.",
+        caption=f"Accuracy on '{stream}' against the size of the file. Lines: what was read "
+        "back from the file, after training the centres. Open marks: right after the "
+        "assignment and new batch-norm statistics. Dashed: the dense network of the arm.",
     )
     # The tightest budget shows most; all arms of one budget are drawn alike.
     smallest = min(rows, key=lambda row: row["bytes"])["budget"]
@@ -62,14 +63,11 @@ def _accuracy_against_bytes(rows: Sequence[dict[str, Any]]) -> Any:
     figure.set_size_inches(6.0, 4.0)
     for index, arm in enumerate(dict.fromkeys(row["arm"] for row in rows)):
         own = sorted((r for r in rows if r["arm"] == arm), key=lambda r: r["bytes"])
-        colour = f"C{index}"
-        axes.plot(
-            [row["bytes"] / 1000 for row in own],
-            [100 * row["accuracy"] for row in own],
-            "o-",
-            color=colour,
-            label=arm,
-        )
+        colour, size = f"C{index}", [row["bytes"] / 1000 for row in own]
+        final = [100 * row["accuracy"] for row in own]
+        axes.plot(size, final, "o-", color=colour, label=arm)
+        early = [100 * row["norms"] for row in own]
+        axes.plot(size, early, "o", color=colour, markerfacecolor="none")
         axes.axhline(100 * own[0]["dense"], color=colour, linestyle="--", linewidth=0.8)
     axes.set_xscale("log")
     axes.set_xlabel("file size (kB)")

@@ -1,9 +1,12 @@
 """The networks of Deep k-Means: Wide ResNet 16-4, LeNet-Caffe-5, and a small digits CNN.
 
+CIFAR ResNets and GoogLeNet come from `zoo_jax.nn`.
+
 All take NHWC images and return logits. Inner outputs can be had without code in the
 modules: ``module.apply(variables, x, capture_intermediates=True, mutable="intermediates")``.
 """
 
+import functools
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -15,6 +18,8 @@ from jaxtyping import Array, Float
 
 from zoo_jax.core.config import require_keys, to_dict
 from zoo_jax.core.errors import ConfigError, closest
+from zoo_jax.nn.cifar_resnet import CifarResNet
+from zoo_jax.nn.googlenet import GoogLeNet
 from zoo_jax.nn.norm import BatchNorm
 
 # Convolutions of the published network: Xavier-uniform with gain sqrt(2). Gain enters squared.
@@ -280,6 +285,74 @@ def build_digits_cnn(
     )
 
 
+def build_cifar_resnet(
+    *, depth: int = 20, num_classes: int = 10, dtype: DTypeLike = jnp.float32
+) -> CifarResNet:
+    """Builds a residual network for CIFAR-10 with parameter-free shortcuts (option A).
+
+    Input: 32x32 RGB, normalised by the mean (.485, .456, .406) and deviation (.229, .224,
+    .225), as for the published weights of akamaster/pytorch_resnet_cifar10.
+
+    Args:
+      depth: 6 n + 2: 20, 32, 44, 56, 110.
+      num_classes: Number of logits.
+      dtype: Compute dtype.
+
+    Raises:
+      ConfigError: if `depth` is not 6 n + 2 or a number is out of range.
+
+    Source: arXiv 1512.03385, section 4.2. The paper on Deep k-Means names ResNets in its
+    abstract only; which ones is not known to us.
+    """
+    if depth < 8 or (depth - 2) % 6:
+        raise ConfigError(
+            f"depth must be 6 n + 2 (8, 14, 20, 32, 56, ...), got depth={depth}"
+        )
+    _require_positive(num_classes=num_classes)
+    return CifarResNet(depth=depth, num_classes=num_classes, dtype=dtype)
+
+
+build_cifar_resnet_56 = functools.partial(build_cifar_resnet, depth=56)
+
+
+def build_googlenet(
+    *,
+    num_classes: int = 1000,
+    dropout: float = 0.2,
+    aux: bool = False,
+    transform_input: bool = True,
+    dtype: DTypeLike = jnp.float32,
+) -> GoogLeNet:
+    """Builds GoogLeNet for ImageNet in the layout of torchvision's published weights.
+
+    Input: 224x224 RGB, normalised by the mean (.485, .456, .406) and deviation (.229, .224,
+    .225). 6,624,904 parameters, 13,004,888 with the auxiliary heads.
+
+    Args:
+      num_classes: Number of logits.
+      dropout: Rate in [0, 1) before the last layer.
+      aux: Adds the auxiliary heads; without them the published file's are ignored.
+      transform_input: True for the published weights, which expect (x - 0.5) / 0.5. False
+        takes the input as it comes.
+      dtype: Compute dtype.
+
+    Raises:
+      ConfigError: for a number out of range.
+
+    Source: arXiv 1409.4842; the network that the abstract of arXiv 1806.09228 names.
+    """
+    _require_positive(num_classes=num_classes)
+    if not 0 <= dropout < 1:
+        raise ConfigError(f"dropout must be in [0, 1), got dropout={dropout}")
+    return GoogLeNet(
+        num_classes=num_classes,
+        dropout=dropout,
+        aux=aux,
+        transform_input=transform_input,
+        dtype=dtype,
+    )
+
+
 def _require_positive(**values: int) -> None:
     for name, value in values.items():
         if value < 1:
@@ -290,6 +363,9 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "wide_resnet_16_4": build_wide_resnet,
     "lenet_caffe_5": build_lenet_caffe_5,
     "digits_cnn": build_digits_cnn,
+    "cifar_resnet_20": build_cifar_resnet,
+    "cifar_resnet_56": build_cifar_resnet_56,
+    "googlenet": build_googlenet,
 }
 
 

@@ -99,7 +99,9 @@ def make_task(config: ml_collections.ConfigDict, steps: int) -> Task:
     return Task(init=init, players=(player,), predict=predict, metrics=metrics)
 
 
-def make_spec(layers: Sequence[Mapping[str, Any]]) -> dict[str, LayerSpec | None]:
+def make_spec(
+    layers: Sequence[Mapping[str, Any]], *, prefix: str = f"{NETWORK}/"
+) -> dict[str, LayerSpec | None]:
     """Reads which kernels are clustered, and how, from a config.
 
     A list, since the first pattern that matches decides and config sections are sorted.
@@ -107,6 +109,7 @@ def make_spec(layers: Sequence[Mapping[str, Any]]) -> dict[str, LayerSpec | None
     Args:
       layers: Entries ``dict(path="conv2/kernel", num_clusters=16, ...)`` with a shell-style
         pattern and the fields of `LayerSpec`; without ``num_clusters`` a match is left alone.
+      prefix: Put before each pattern.
 
     Raises:
       ConfigError: for an entry without ``path`` or with a field that does not exist.
@@ -125,7 +128,7 @@ def make_spec(layers: Sequence[Mapping[str, Any]]) -> dict[str, LayerSpec | None
             raise ConfigError(f"layers[{index}] needs a path pattern, got {pattern!r}")
         if entry and "num_clusters" not in entry:
             raise ConfigError(f"layers[{index}] ({pattern!r}) lacks num_clusters")
-        spec[f"{NETWORK}/{pattern}"] = LayerSpec(**entry) if entry else None
+        spec[f"{prefix}{pattern}"] = LayerSpec(**entry) if entry else None
     return spec
 
 

@@ -1,0 +1,450 @@
+"""Any network's arrays -> one small file of a given size, and back. No data, no training.
+
+Kernels of convolutions and dense layers become codebooks and indices; everything else is
+stored exactly. Layout of the file: docs/compressed_format.md.
+"""
+
+import glob
+import math
+import re
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import safetensors.numpy
+
+from zoo_jax.convert import CONV_1D, CONV_2D, CONV_3D, LINEAR
+from zoo_jax.core.errors import ConfigError, WeightsError, closest
+from zoo_jax.core.files import PathLike, atomic_write, read_json
+from zoo_jax.core.tree import named_leaves, nest
+from zoo_jax.methods.deep_k_means import artefact, host_kmeans
+from zoo_jax.methods.deep_k_means.accounting import index_entropy
+from zoo_jax.methods.deep_k_means.allocation import Option, allocate, options
+from zoo_jax.methods.deep_k_means.clustered import Clustered
+from zoo_jax.methods.deep_k_means.task import make_spec
+from zoo_jax.optim.kmeans import LayerSpec, resolve_spec
+from zoo_jax.optim.samples import to_matrix
+
+LAYOUTS = ("auto", "torch", "flax")
+TRANSPOSED = (
+    "transposed"  # metadata: arrays that lie in the file as this project has them
+)
+_LAST_NAME = {"torch": "weight", "flax": "kernel"}
+_TORCH = {2: LINEAR, 3: CONV_1D, 4: CONV_2D, 5: CONV_3D}  # by number of axes
+_DTYPES = ("float32", "float16", "bfloat16")
+_CLOSE = 0.98  # a file that takes this much of its budget is large enough
+_ROUNDS = 6  # files that are made to come closer to the budget
+
+Progress = Callable[[Sequence[Any], str], Iterable[Any]]
+
+
+def compress_arrays(
+    arrays: Mapping[str, np.ndarray],
+    path: PathLike,
+    *,
+    target_ratio: float | None = None,
+    target_bytes: int | None = None,
+    spec: Sequence[Mapping[str, Any]] | None = None,
+    layout: str = "auto",
+    dense: bool = True,
+    codebook_dtype: str = "float32",
+    sensitivity: Mapping[str, float] | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    progress: Progress = lambda items, text: items,
+) -> dict[str, Any]:
+    """Writes a network as one small file, by a byte budget or a list of layers.
+
+    With a budget, samples and number of clusters of each kernel are chosen so that the sum of
+    relative squared errors is least. With white inputs this is the noise-to-signal ratio that
+    the layers add to their outputs. It knows nothing of data, norms or skip connections: it
+    ranks choices, and does not predict accuracy. Measure the result.
+
+    Args:
+      arrays: Key -> array. Keys with ``/`` are taken as paths.
+      path: The file. It appears when it is complete, and is never larger than the budget.
+      target_ratio: Budget as bytes of a safetensors file of `arrays` over bytes of the file.
+      target_bytes: Budget in bytes.
+      spec: Instead of a budget, entries for `make_spec`: patterns of keys and layers.
+      layout: Of convolution and dense kernels: "torch" (OIHW, named ``weight``), "flax" (HWIO,
+        ``kernel``), or "auto": told by the names.
+      dense: Cluster dense kernels too (an extension: the published method leaves them).
+        A `spec` decides for itself.
+      codebook_dtype: "float32" or "float16".
+      sensitivity: Key -> weight of its relative error; 1 by default.
+      metadata: JSON values to keep in the file.
+      progress: Wraps what is looped over, as `tqdm` does.
+
+    Returns:
+      ``layers`` (one dict per kernel), ``spec`` (the same for `spec`), ``layout``,
+      ``bytes``, ``dense_bytes``, ``ratio``, ``target_bytes``, ``relative_sse`` (mean over
+      kernels), ``exact_bytes``, ``sizes`` (bytes of the parts of the file).
+
+    Raises:
+      ConfigError: for arguments that do not fit, or a budget that cannot be met.
+      WeightsError: for arrays that hold NaN, no kernel, or have no place in the file.
+    """
+    if sum(x is not None for x in (target_ratio, target_bytes, spec)) != 1:
+        raise ConfigError("give one of target_ratio, target_bytes and spec")
+    artefact.check_codebook_dtype(codebook_dtype)
+    arrays = {name: np.asarray(array) for name, array in arrays.items()}
+    _require_numbers(arrays)
+    dense_bytes = len(_safetensors(arrays, None))
+    target = _target(target_ratio, target_bytes, dense_bytes)
+    layout = find_layout(arrays, layout)
+    if spec is None:
+        kernels = _kernels(arrays, layout, dense)
+    else:
+        layers = _resolve(spec, arrays, layout)
+        kernels = {name: _to_ours(arrays[name], layout) for name in layers}
+    for name, kernel in kernels.items():
+        if not np.isfinite(kernel).all():
+            raise WeightsError(f"{name} holds values that are not finite")
+    file = _File(arrays, kernels, layout, codebook_dtype, dict(metadata or {}))
+    if spec is not None:
+        for name in progress(list(layers), "clustering"):
+            file.fit(name, layers[name])
+        data, sizes = file.pack(layers)
+    else:
+        choices = {
+            name: options(kernels[name], codebook_bytes=file.codebook_bytes)
+            for name in progress(list(kernels), "measuring")
+        }
+        layers, data, sizes = _search(
+            file, choices, target, sensitivity or {}, dense_bytes, progress
+        )
+    with atomic_write(path, "wb") as f:
+        f.write(data)
+    rows = [file.row(name, layers.get(name)) for name in kernels]
+    return {
+        "layers": rows,
+        "spec": [_entry(name, layer) for name, layer in layers.items() if layer],
+        "layout": layout,
+        "bytes": len(data),
+        "dense_bytes": dense_bytes,
+        "ratio": dense_bytes / len(data),
+        "target_bytes": target,
+        "relative_sse": float(np.mean([row["relative_sse"] for row in rows])),
+        "exact_bytes": sizes["raw"],
+        "sizes": sizes,
+    }
+
+
+def expand(path: PathLike) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Reads a compressed network back under its keys, in the layout that it came in.
+
+    Returns:
+      (key -> array, metadata).
+
+    Raises:
+      WeightsError: if the file is missing, foreign or damaged.
+    """
+    variables, metadata = artefact.load_compressed(path)
+    arrays = {name: np.asarray(a) for name, a in named_leaves(variables).items()}
+    transposed = metadata.get(TRANSPOSED, [])
+    for name in transposed if isinstance(transposed, list) else [transposed]:
+        array = arrays.get(name) if isinstance(name, str) else None
+        if array is None or array.ndim not in _TORCH:
+            raise WeightsError(
+                f"{path}: metadata speaks of {name!r}, which is no kernel"
+            )
+        array = _TORCH[array.ndim].to_published(array)
+        arrays[name] = np.asarray(array, order="C")
+    return arrays, metadata
+
+
+def write_safetensors(
+    path: PathLike, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None
+) -> int:
+    """Writes arrays with the metadata of the file that they came from; returns its bytes."""
+    data = _safetensors(arrays, metadata)
+    with atomic_write(path, "wb") as f:
+        f.write(data)
+    return len(data)
+
+
+def read_spec(path: PathLike) -> list[Mapping[str, Any]]:
+    """Reads the list of layers of ``--spec``. Raises `ConfigError` or `OSError`."""
+    try:
+        spec = read_json(path)
+    except ValueError as error:
+        raise ConfigError(f"{path}: is no JSON file: {error}") from None
+    if not isinstance(spec, list) or not all(isinstance(e, dict) for e in spec):
+        raise ConfigError(
+            f'{path}: must hold a list such as [{{"path": "*conv*", "num_clusters": 16}}]'
+        )
+    return spec
+
+
+def find_layout(arrays: Mapping[str, np.ndarray], layout: str = "auto") -> str:
+    """Tells "torch" from "flax" by the names of kernels. Raises on a mixture."""
+    if layout not in LAYOUTS:
+        raise ConfigError(f"unknown layout {layout!r}: {closest(layout, LAYOUTS)}")
+    if layout != "auto":
+        return layout
+    found = [kind for kind in _LAST_NAME if any(_named(arrays, kind))]
+    if not found:
+        raise WeightsError(
+            "holds no kernels of convolutions or dense layers (float arrays of 2 to 5 axes "
+            "named weight or kernel): there is nothing to cluster"
+        )
+    if len(found) > 1:
+        raise ConfigError(
+            "holds kernels named weight and kernels named kernel: give the layout, torch "
+            "or flax"
+        )
+    return found[0]
+
+
+# --- the search -----------------------------------------------------------------------
+
+
+def _search(
+    file: "_File",
+    choices: Mapping[str, Sequence[Option]],
+    target: int,
+    sensitivity: Mapping[str, float],
+    dense_bytes: int,
+    progress: Progress,
+) -> tuple[dict[str, LayerSpec | None], bytes, dict[str, int]]:
+    """Makes files until one takes nearly all of the budget and no more.
+
+    Estimates of the options are corrected by what each file turned out to take.
+    """
+    scale = dict.fromkeys(choices, 1.0)
+    fixed = file.fixed_bytes()
+    best, best_error = None, math.inf
+    attempt = 0
+    while True:
+        scaled = {
+            name: [o._replace(bytes=o.bytes * scale[name]) for o in found]
+            for name, found in choices.items()
+        }
+        # Estimates that keep being too low must not keep it from ending.
+        margin = target * 0.001 * max(0, attempt - 1) ** 2
+        picked = allocate(scaled, target - fixed - margin, sensitivity=sensitivity)
+        least = picked is None
+        if least:
+            picked = {
+                name: min(found, key=lambda o: o.bytes)
+                for name, found in scaled.items()
+            }
+        layers = {name: option.layer for name, option in picked.items()}
+        new = [n for n, layer in layers.items() if layer and not file.has(n, layer)]
+        for name in progress(new, f"clustering, round {attempt + 1}"):
+            file.fit(name, layers[name])
+        data, sizes = file.pack(layers)
+        error = sum(
+            sensitivity.get(name, 1.0) * file.error(name, layer)
+            for name, layer in layers.items()
+        )
+        if len(data) <= target and error < best_error:
+            best, best_error = (layers, data, sizes), error
+        attempt += 1
+        if best and (len(data) >= _CLOSE * target or error == 0 or attempt >= _ROUNDS):
+            return best
+        if least:
+            if best:
+                return best
+            raise ConfigError(
+                f"a file of {target:,} bytes (ratio {dense_bytes / target:.4g}) cannot be "
+                f"reached: the smallest has {len(data):,} bytes (ratio "
+                f"{dense_bytes / len(data):.4g}), {sizes['raw']:,} of them for arrays that "
+                "stay exact"
+            )
+        real = {name: file.stored(name, layer) for name, layer in layers.items()}
+        fixed = len(data) - sum(real.values())
+        for name, option in picked.items():
+            if option.layer:
+                scale[name] *= real[name] / option.bytes
+
+
+class _Fit(NamedTuple):
+    clusters: Clustered
+    error: float  # squared error over the sum of squares of the kernel
+    bytes: float  # of codebook, table and indices
+
+
+class _File:
+    """The file that is to be, and the clusters that were tried for it."""
+
+    def __init__(self, arrays, kernels, layout, codebook_dtype, metadata):
+        self._arrays, self._kernels = arrays, kernels
+        self._transposed = layout == "torch"
+        self._codebook_dtype = codebook_dtype
+        self._metadata = metadata
+        self._fits: dict[tuple[str, LayerSpec], _Fit] = {}
+        self.codebook_bytes = np.dtype(codebook_dtype).itemsize
+
+    def fixed_bytes(self) -> int:
+        """Bytes of a file in which every kernel is empty: all that cannot be saved."""
+        rest = {n: a for n, a in self._arrays.items() if n not in self._kernels}
+        data, _ = artefact.pack(
+            _nested(rest), {}, metadata=self._described(self._kernels)
+        )
+        return len(data)
+
+    def has(self, name: str, layer: LayerSpec) -> bool:
+        """Whether `fit` has been called with this."""
+        return (name, layer) in self._fits
+
+    def fit(self, name: str, layer: LayerSpec) -> None:
+        """Clusters one kernel."""
+        kernel = self._kernels[name]
+        matrix = np.ascontiguousarray(
+            to_matrix(kernel, layer.samples, layer.row_length), np.float32
+        )
+        seed = zlib.crc32(name.encode())
+        centres, labels = host_kmeans.fit(matrix, layer, seed=seed)
+        with np.errstate(over="ignore"):  # `rounded` looks for it
+            codebook = centres.astype(kernel.dtype)
+        clusters = Clustered(codebook, labels, layer.samples, layer.row_length)
+        clusters = clusters.compact().rounded(self._codebook_dtype)
+        x = matrix.astype(np.float64)
+        sse = np.square(x - clusters.codebook.astype(np.float64)[clusters.labels]).sum()
+        error = float(sse / np.square(x).sum()) if sse else 0.0
+        k, d = clusters.codebook.shape
+        size = k * (d * self.codebook_bytes + 2)
+        size += len(labels) * index_entropy(clusters.labels) / 8
+        self._fits[name, layer] = _Fit(clusters, error, size)
+
+    def error(self, name: str, layer: LayerSpec | None) -> float:
+        """Relative squared error of a kernel."""
+        return self._fits[name, layer].error if layer else 0.0
+
+    def stored(self, name: str, layer: LayerSpec | None) -> float:
+        """Bytes of a kernel, without its entry in the manifest."""
+        exact = self._kernels[name].nbytes
+        return min(exact, self._fits[name, layer].bytes) if layer else exact
+
+    def pack(
+        self, layers: Mapping[str, LayerSpec | None]
+    ) -> tuple[bytes, dict[str, int]]:
+        """The bytes of the file with these layers, and of its parts."""
+        chosen = {
+            n: self._fits[n, layer].clusters for n, layer in layers.items() if layer
+        }
+        arrays = self._arrays | {
+            name: clusters.restore(self._kernels[name].shape)
+            for name, clusters in chosen.items()
+        }
+        return artefact.pack(
+            _nested(arrays),
+            chosen,
+            metadata=self._described(chosen),
+            codebook_dtype=self._codebook_dtype,
+        )
+
+    def row(self, name: str, layer: LayerSpec | None) -> dict[str, Any]:
+        """What the table says of a kernel."""
+        kernel = self._kernels[name]
+        row = {"path": name, "shape": list(self._arrays[name].shape)}
+        row |= {"weights": kernel.size, "samples": "exact", "num_clusters": None}
+        if layer:
+            clusters = self._fits[name, layer].clusters
+            row["samples"] = layer.samples
+            row["num_clusters"] = len(clusters.codebook)
+            row["core"], row["row_length"] = layer.core, layer.row_length
+        row["bits_per_weight"] = 8 * self.stored(name, layer) / kernel.size
+        row["relative_sse"] = self.error(name, layer)
+        return row
+
+    def _described(self, clustered: Iterable[str]) -> dict[str, Any]:
+        transposed = sorted(clustered) if self._transposed else []
+        return self._metadata | {TRANSPOSED: transposed}
+
+
+# --- what is in a file of weights -----------------------------------------------------
+
+
+def _named(arrays: Mapping[str, np.ndarray], layout: str) -> list[str]:
+    """Kernels by their names: ``conv1.weight``, ``params/conv1/kernel``."""
+    return [
+        name
+        for name, array in arrays.items()
+        if re.split(r"[./]", name)[-1] == _LAST_NAME[layout]
+        and _is_kernel(array)
+        and array.dtype.name in _DTYPES
+    ]
+
+
+def _is_kernel(array: np.ndarray) -> bool:
+    real = array.dtype.kind == "f" or array.dtype.name == "bfloat16"
+    return real and array.ndim in _TORCH and array.size > 0
+
+
+def _kernels(
+    arrays: Mapping[str, np.ndarray], layout: str, dense: bool
+) -> dict[str, np.ndarray]:
+    """The kernels that a budget may cluster, as this project lays them out."""
+    names = [
+        name
+        for name in _named(arrays, layout)
+        # Rows of an embedding are looked up, not multiplied: errors there do not average.
+        if "emb" not in name.lower() and (dense or arrays[name].ndim > 2)
+    ]
+    if not names:
+        raise WeightsError(
+            f"holds no {'' if dense else 'convolution '}kernels to cluster ({layout} layout: "
+            f"float32, float16 or bfloat16 arrays of {2 if dense else 3} to 5 axes named "
+            f"{_LAST_NAME[layout]}; embeddings do not count)"
+        )
+    return {name: _to_ours(arrays[name], layout) for name in names}
+
+
+def _to_ours(array: np.ndarray, layout: str) -> np.ndarray:
+    if layout == "flax" or not _is_kernel(array):
+        return array
+    return np.ascontiguousarray(_TORCH[array.ndim].to_ours(array))
+
+
+def _resolve(
+    spec: Sequence[Mapping[str, Any]], arrays: Mapping[str, np.ndarray], layout: str
+) -> dict[str, LayerSpec]:
+    shapes = {}
+    for name, array in arrays.items():
+        ours = _TORCH[array.ndim].to_ours(array) if _is_kernel(array) else array
+        shape = ours.shape if layout == "torch" else array.shape
+        shapes[name] = jax.ShapeDtypeStruct(shape, array.dtype)
+    try:
+        layers = resolve_spec(make_spec(spec, prefix=""), shapes)
+    except TypeError as error:  # a string where a number belongs
+        raise ConfigError(f"the spec holds a value of a wrong type: {error}") from None
+    if not layers:
+        raise ConfigError("the spec selects no kernel: there is nothing to cluster")
+    return layers
+
+
+def _entry(name: str, layer: LayerSpec) -> dict[str, Any]:
+    entry = {"path": glob.escape(name), "num_clusters": layer.num_clusters}
+    entry |= {"samples": layer.samples, "core": layer.core}
+    return entry | ({"row_length": layer.row_length} if layer.row_length else {})
+
+
+def _target(ratio: float | None, size: int | None, dense_bytes: int) -> int | None:
+    if ratio is not None and not 0 < ratio < math.inf:
+        raise ConfigError(f"the target ratio must be a number above 0, got {ratio}")
+    if size is not None and size < 1:
+        raise ConfigError(f"the target must be 1 byte or more, got {size}")
+    return size if ratio is None else max(1, int(dense_bytes / ratio))
+
+
+def _require_numbers(arrays: Mapping[str, np.ndarray]) -> None:
+    for name, array in arrays.items():
+        if array.dtype.kind not in "iub" and np.isnan(array).any():
+            raise WeightsError(f"{name} holds NaN: the network is broken")
+
+
+def _nested(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    try:
+        return nest(dict(arrays))
+    except ValueError as error:
+        raise WeightsError(f"keys of the weights clash: {error}") from None
+
+
+def _safetensors(
+    arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None
+) -> bytes:
+    flat = {k: np.asarray(v, order="C") for k, v in arrays.items()}
+    return safetensors.numpy.save(flat, metadata=dict(metadata) if metadata else None)
