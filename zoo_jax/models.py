@@ -65,6 +65,24 @@ MODELS: dict[str, ModelEntry] = {
         example=(1, 28, 28, 1),
         doc="small all-convolutional classifier; digits in [0, 1] -> 10 logits",
     ),
+    "deep_k_means/cifar_resnet_20": ModelEntry(
+        build=f"{_DEEP_K_MEANS}.model:build_cifar_resnet",
+        table=f"{_DEEP_K_MEANS}.convert:cifar_resnet_table",
+        example=(1, 32, 32, 3),
+        doc="ResNet-20 for CIFAR-10, option A; normalised RGB -> 10 logits",
+    ),
+    "deep_k_means/cifar_resnet_56": ModelEntry(
+        build=f"{_DEEP_K_MEANS}.model:build_cifar_resnet_56",
+        table=f"{_DEEP_K_MEANS}.convert:cifar_resnet_table",
+        example=(1, 32, 32, 3),
+        doc="ResNet-56 for CIFAR-10, option A; normalised RGB -> 10 logits",
+    ),
+    "deep_k_means/googlenet": ModelEntry(
+        build=f"{_DEEP_K_MEANS}.model:build_googlenet",
+        table=f"{_DEEP_K_MEANS}.convert:googlenet_table",
+        example=(1, 224, 224, 3),
+        doc="GoogLeNet for ImageNet; normalised RGB -> 1000 logits",
+    ),
 }
 
 
