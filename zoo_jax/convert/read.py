@@ -48,6 +48,7 @@ class WeightsFile(NamedTuple):
     metadata: dict[str, Any]  # of a safetensors file; else empty
     skipped: tuple[str, ...]  # entries that are no arrays and were left out
     ours: bool  # written by `write_weights`
+    widened: tuple[str, ...] = ()  # keys that are bfloat16 in the file
 
 
 def read_weights(path: PathLike) -> dict[str, np.ndarray]:
@@ -133,7 +134,7 @@ def _read_safetensors(path: pathlib.Path) -> WeightsFile:
     try:
         with safetensors.safe_open(path, framework="np") as f:
             metadata = f.metadata() or {}
-            arrays = {}
+            arrays, widened = {}, []
             for key in f.keys():
                 dtype = f.get_slice(key).get_dtype()
                 if dtype[0] not in "FIUB" or dtype.startswith("F8"):
@@ -143,10 +144,10 @@ def _read_safetensors(path: pathlib.Path) -> WeightsFile:
                 array = f.get_tensor(key)
                 # numpy itself has no bfloat16; float32 holds every value of it
                 arrays[key] = array.astype(np.float32) if dtype == "BF16" else array
+                widened += [key] if dtype == "BF16" else []
         ours = OURS in metadata
-        return WeightsFile(
-            arrays, json.loads(metadata[OURS]) if ours else metadata, (), ours
-        )
+        facts = json.loads(metadata[OURS]) if ours else metadata
+        return WeightsFile(arrays, facts, (), ours, tuple(widened))
     except (safetensors.SafetensorError, ValueError) as error:
         raise WeightsError(
             f"{path}: is no intact safetensors file: {error}; fetch or write it again"
@@ -156,8 +157,8 @@ def _read_safetensors(path: pathlib.Path) -> WeightsFile:
 def _read_torch(path: pathlib.Path) -> WeightsFile:
     from zoo_jax.convert import torch_file  # it needs this module's limits
 
-    arrays, skipped = torch_file.read(path)
-    return WeightsFile(arrays, {}, skipped, False)
+    arrays, skipped, widened = torch_file.read(path)
+    return WeightsFile(arrays, {}, skipped, False, widened)
 
 
 def _read_zip(path: pathlib.Path) -> WeightsFile:

@@ -64,14 +64,16 @@ _LEGACY_PICKLES = 5  # magic number, protocol, system, objects, storage keys
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 
 
-def read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+def read(
+    path: pathlib.Path,
+) -> tuple[dict[str, np.ndarray], tuple[str, ...], tuple[str, ...]]:
     """Reads the weights of a torch file of the zip or of the older format.
 
     Nested dictionaries are joined with dots. Entries that are neither tensors nor
     dictionaries (epoch numbers, settings) are left out and named.
 
     Returns:
-      ``({key: array}, names of what was left out)``.
+      ``({key: array}, names of what was left out, keys that are bfloat16 in the file)``.
 
     Raises:
       WeightsError: if the file is damaged or unsafe, holds no weights, or PyTorch is absent.
@@ -109,7 +111,8 @@ def read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
         _require_plain(path, key, tensor)
     # A tensor of stride 0 repeats one number: few bytes in the file, many in memory.
     require_expansion(path, sum(t.numel() * t.element_size() for t in tensors.values()))
-    return {k: _to_numpy(torch, t) for k, t in tensors.items()}, tuple(skipped)
+    widened = tuple(k for k, t in tensors.items() if t.dtype == torch.bfloat16)
+    return {k: _to_numpy(torch, t) for k, t in tensors.items()}, tuple(skipped), widened
 
 
 def _unwrap(content: Any) -> Any:

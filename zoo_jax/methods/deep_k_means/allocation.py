@@ -182,7 +182,9 @@ def _interpolated(
     """The curve at more numbers of clusters: entropy and log error are linear in log k."""
     if not curve:
         return []
-    k, entropy, error = (np.array(column, np.float64) for column in zip(*curve))
+    k, entropy, error = (
+        np.array(column, np.float64) for column in zip(*curve, strict=True)
+    )
     points = np.log2(k[-1] / k[0]) * _STEPS
     grid = np.unique(np.round(k[0] * 2 ** (np.arange(points + 1) / _STEPS)))
     log_error = np.log2(np.maximum(error, np.finfo(np.float32).tiny))
@@ -190,4 +192,5 @@ def _interpolated(
     bits = np.interp(x, np.log2(k), entropy)
     errors = np.exp2(np.interp(x, np.log2(k), log_error))
     errors = np.where((grid == k[-1]) & (error[-1] == 0), 0, errors)
-    return list(zip(grid.astype(int).tolist(), bits.tolist(), errors.tolist()))
+    columns = grid.astype(int).tolist(), bits.tolist(), errors.tolist()
+    return list(zip(*columns, strict=True))

@@ -4,36 +4,25 @@ Kernels of convolutions and dense layers become codebooks and indices; everythin
 stored exactly. Layout of the file: docs/compressed_format.md.
 """
 
-import glob
 import math
-import re
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 import safetensors.numpy
 
-from zoo_jax.convert import CONV_1D, CONV_2D, CONV_3D, LINEAR
-from zoo_jax.core.errors import ConfigError, WeightsError, closest
-from zoo_jax.core.files import PathLike, atomic_write, read_json
+from zoo_jax.core.errors import ConfigError, WeightsError
+from zoo_jax.core.files import PathLike, atomic_write
 from zoo_jax.core.tree import named_leaves, nest
-from zoo_jax.methods.deep_k_means import artefact, host_kmeans
+from zoo_jax.methods.deep_k_means import artefact, file_kernels, host_kmeans
 from zoo_jax.methods.deep_k_means.accounting import index_entropy
 from zoo_jax.methods.deep_k_means.allocation import Option, allocate, options
 from zoo_jax.methods.deep_k_means.clustered import Clustered
-from zoo_jax.methods.deep_k_means.task import make_spec
-from zoo_jax.optim.kmeans import LayerSpec, resolve_spec
+from zoo_jax.optim.kmeans import LayerSpec
 from zoo_jax.optim.samples import to_matrix
 
-LAYOUTS = ("auto", "torch", "flax")
-TRANSPOSED = (
-    "transposed"  # metadata: arrays that lie in the file as this project has them
-)
-_LAST_NAME = {"torch": "weight", "flax": "kernel"}
-_TORCH = {2: LINEAR, 3: CONV_1D, 4: CONV_2D, 5: CONV_3D}  # by number of axes
-_DTYPES = ("float32", "float16", "bfloat16")
+TRANSPOSED = "transposed"  # metadata: torch kernels, which the file holds as HWIO
 _CLOSE = 0.98  # a file that takes this much of its budget is large enough
 _ROUNDS = 6  # files that are made to come closer to the budget
 
@@ -92,12 +81,12 @@ def compress_arrays(
     _require_numbers(arrays)
     dense_bytes = len(_safetensors(arrays, None))
     target = _target(target_ratio, target_bytes, dense_bytes)
-    layout = find_layout(arrays, layout)
+    layout = file_kernels.find_layout(arrays, layout)
     if spec is None:
-        kernels = _kernels(arrays, layout, dense)
+        kernels = file_kernels.find_kernels(arrays, layout, dense)
     else:
-        layers = _resolve(spec, arrays, layout)
-        kernels = {name: _to_ours(arrays[name], layout) for name in layers}
+        layers = file_kernels.resolve(spec, arrays, layout)
+        kernels = {name: file_kernels.to_ours(arrays[name], layout) for name in layers}
     for name, kernel in kernels.items():
         if not np.isfinite(kernel).all():
             raise WeightsError(f"{name} holds values that are not finite")
@@ -119,7 +108,9 @@ def compress_arrays(
     rows = [file.row(name, layers.get(name)) for name in kernels]
     return {
         "layers": rows,
-        "spec": [_entry(name, layer) for name, layer in layers.items() if layer],
+        "spec": [
+            file_kernels.entry(name, layer) for name, layer in layers.items() if layer
+        ],
         "layout": layout,
         "bytes": len(data),
         "dense_bytes": dense_bytes,
@@ -145,11 +136,11 @@ def expand(path: PathLike) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     transposed = metadata.get(TRANSPOSED, [])
     for name in transposed if isinstance(transposed, list) else [transposed]:
         array = arrays.get(name) if isinstance(name, str) else None
-        if array is None or array.ndim not in _TORCH:
+        if array is None or array.ndim not in file_kernels.TORCH:
             raise WeightsError(
                 f"{path}: metadata speaks of {name!r}, which is no kernel"
             )
-        array = _TORCH[array.ndim].to_published(array)
+        array = file_kernels.TORCH[array.ndim].to_published(array)
         arrays[name] = np.asarray(array, order="C")
     return arrays, metadata
 
@@ -162,39 +153,6 @@ def write_safetensors(
     with atomic_write(path, "wb") as f:
         f.write(data)
     return len(data)
-
-
-def read_spec(path: PathLike) -> list[Mapping[str, Any]]:
-    """Reads the list of layers of ``--spec``. Raises `ConfigError` or `OSError`."""
-    try:
-        spec = read_json(path)
-    except ValueError as error:
-        raise ConfigError(f"{path}: is no JSON file: {error}") from None
-    if not isinstance(spec, list) or not all(isinstance(e, dict) for e in spec):
-        raise ConfigError(
-            f'{path}: must hold a list such as [{{"path": "*conv*", "num_clusters": 16}}]'
-        )
-    return spec
-
-
-def find_layout(arrays: Mapping[str, np.ndarray], layout: str = "auto") -> str:
-    """Tells "torch" from "flax" by the names of kernels. Raises on a mixture."""
-    if layout not in LAYOUTS:
-        raise ConfigError(f"unknown layout {layout!r}: {closest(layout, LAYOUTS)}")
-    if layout != "auto":
-        return layout
-    found = [kind for kind in _LAST_NAME if any(_named(arrays, kind))]
-    if not found:
-        raise WeightsError(
-            "holds no kernels of convolutions or dense layers (float arrays of 2 to 5 axes "
-            "named weight or kernel): there is nothing to cluster"
-        )
-    if len(found) > 1:
-        raise ConfigError(
-            "holds kernels named weight and kernels named kernel: give the layout, torch "
-            "or flax"
-        )
-    return found[0]
 
 
 # --- the search -----------------------------------------------------------------------
@@ -353,73 +311,6 @@ class _File:
     def _described(self, clustered: Iterable[str]) -> dict[str, Any]:
         transposed = sorted(clustered) if self._transposed else []
         return self._metadata | {TRANSPOSED: transposed}
-
-
-# --- what is in a file of weights -----------------------------------------------------
-
-
-def _named(arrays: Mapping[str, np.ndarray], layout: str) -> list[str]:
-    """Kernels by their names: ``conv1.weight``, ``params/conv1/kernel``."""
-    return [
-        name
-        for name, array in arrays.items()
-        if re.split(r"[./]", name)[-1] == _LAST_NAME[layout]
-        and _is_kernel(array)
-        and array.dtype.name in _DTYPES
-    ]
-
-
-def _is_kernel(array: np.ndarray) -> bool:
-    real = array.dtype.kind == "f" or array.dtype.name == "bfloat16"
-    return real and array.ndim in _TORCH and array.size > 0
-
-
-def _kernels(
-    arrays: Mapping[str, np.ndarray], layout: str, dense: bool
-) -> dict[str, np.ndarray]:
-    """The kernels that a budget may cluster, as this project lays them out."""
-    names = [
-        name
-        for name in _named(arrays, layout)
-        # Rows of an embedding are looked up, not multiplied: errors there do not average.
-        if "emb" not in name.lower() and (dense or arrays[name].ndim > 2)
-    ]
-    if not names:
-        raise WeightsError(
-            f"holds no {'' if dense else 'convolution '}kernels to cluster ({layout} layout: "
-            f"float32, float16 or bfloat16 arrays of {2 if dense else 3} to 5 axes named "
-            f"{_LAST_NAME[layout]}; embeddings do not count)"
-        )
-    return {name: _to_ours(arrays[name], layout) for name in names}
-
-
-def _to_ours(array: np.ndarray, layout: str) -> np.ndarray:
-    if layout == "flax" or not _is_kernel(array):
-        return array
-    return np.ascontiguousarray(_TORCH[array.ndim].to_ours(array))
-
-
-def _resolve(
-    spec: Sequence[Mapping[str, Any]], arrays: Mapping[str, np.ndarray], layout: str
-) -> dict[str, LayerSpec]:
-    shapes = {}
-    for name, array in arrays.items():
-        ours = _TORCH[array.ndim].to_ours(array) if _is_kernel(array) else array
-        shape = ours.shape if layout == "torch" else array.shape
-        shapes[name] = jax.ShapeDtypeStruct(shape, array.dtype)
-    try:
-        layers = resolve_spec(make_spec(spec, prefix=""), shapes)
-    except TypeError as error:  # a string where a number belongs
-        raise ConfigError(f"the spec holds a value of a wrong type: {error}") from None
-    if not layers:
-        raise ConfigError("the spec selects no kernel: there is nothing to cluster")
-    return layers
-
-
-def _entry(name: str, layer: LayerSpec) -> dict[str, Any]:
-    entry = {"path": glob.escape(name), "num_clusters": layer.num_clusters}
-    entry |= {"samples": layer.samples, "core": layer.core}
-    return entry | ({"row_length": layer.row_length} if layer.row_length else {})
 
 
 def _target(ratio: float | None, size: int | None, dense_bytes: int) -> int | None:
