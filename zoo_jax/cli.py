@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from absl.flags import argparse_flags
 from tqdm import tqdm
 
-from zoo_jax import models
+from zoo_jax import compress, models
 from zoo_jax.core.errors import ConfigError, WeightsError, ZooError
 from zoo_jax.core.files import write_json
 from zoo_jax.core.tree import count_parameters, nest
@@ -238,6 +238,36 @@ examples:
   zoo-jax convert --model deep_k_means/digits_cnn runs/digits -o digits
 
 In Python: zoo_jax.create_model("deep_k_means/digits_cnn", weights="digits")""",
+    ),
+    "compress": _Command(
+        compress.compress_command,
+        compress.compress_arguments,
+        "any network's weights -> one small file, by a byte budget",
+        """\
+Kernels become codebooks and entropy-coded indices (Deep k-Means without re-training); all
+else is stored exactly. With a budget, samples and clusters of each kernel are chosen for the
+least sum of relative squared errors: no data is looked at, so measure accuracy afterwards.
+Embeddings, float64 arrays and whatever is not named weight (torch) or kernel (flax) stay exact.
+
+examples:
+  zoo-jax compress resnet20.th -o resnet20.zdkm --target-ratio 10
+  zoo-jax compress runs/digits -o digits.zdkm --target-bytes 50000 --json digits.json
+  zoo-jax compress wrn.safetensors -o wrn.zdkm --spec layers.json
+  with layers.json: [{"path": "conv1.weight"}, {"path": "*conv*.weight",
+                     "num_clusters": 30, "samples": "row", "core": 0.4}]
+
+In Python: zoo_jax.create_model("deep_k_means/digits_cnn", weights="digits.zdkm")""",
+    ),
+    "decompress": _Command(
+        compress.decompress_command,
+        compress.decompress_arguments,
+        "a compressed network -> a .safetensors file",
+        """\
+Keys, shapes, dtypes and layout are those that were compressed. Arrays that were not clustered
+are the same bit for bit; clustered ones hold the shared values.
+
+examples:
+  zoo-jax decompress resnet20.zdkm -o resnet20.safetensors""",
     ),
     "export": _Command(
         export_command,

@@ -9,6 +9,7 @@ import functools
 import importlib
 import inspect
 import pathlib
+import types
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 MODEL_FILE, VARIABLES_FILE = "model.json", "variables.safetensors"  # a converted folder
 FORMAT = "zoo-jax-model"
+# First bytes of a compressed network: artefact.MAGIC, without importing a method to look.
+COMPRESSED = b"\x89ZDKM\r\n\x1a"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -149,8 +152,9 @@ def create_model(
       name: One of `list_models()`.
       weights: None for fresh parameters from `seed`; a mapping of the published
         checkpoint's keys to arrays; a ``.safetensors``, ``.npz`` or torch file in the published
-        layout; a folder or file that ``zoo-jax convert`` wrote; or the working directory
-        of a training run (averaged parameters where the run kept them).
+        layout; a folder or file that ``zoo-jax convert`` wrote; a compressed network of
+        either kind; or the working directory of a training run (averaged parameters where
+        the run kept them).
       seed: For fresh parameters.
       dtype: Compute dtype; parameters stay float32.
       **overrides: Arguments of the network's builder. A converted folder and a training run
@@ -235,6 +239,9 @@ class Source(NamedTuple):
     overrides: dict[str, Any]  # builder arguments that came with them
     where: str  # for messages
     skipped: tuple[str, ...] = ()  # entries of the file that are no arrays
+    model: str | None = None  # the network that they are of, where they say so
+    metadata: Mapping[str, Any] = types.MappingProxyType({})  # of a published file
+    widened: tuple[str, ...] = ()  # keys that are bfloat16 in the file
 
 
 def source_table(
@@ -246,8 +253,11 @@ def source_table(
     return model_table(name, module) if source.published else identity_table(template)
 
 
-def load_source(name: str, weights: Mapping[str, Any] | PathLike) -> Source:
-    """Reads weights of any kind for model `name`. Errors as `create_model`."""
+def load_source(name: str | None, weights: Mapping[str, Any] | PathLike) -> Source:
+    """Reads weights of any kind for model `name`, or of any model for None.
+
+    Errors as `create_model`.
+    """
     if isinstance(weights, Mapping):
         return Source(weights, True, {}, "the given mapping")
     path = pathlib.Path(weights).expanduser()
@@ -262,16 +272,27 @@ def load_source(name: str, weights: Mapping[str, Any] | PathLike) -> Source:
     )
 
 
-def _load_file(name: str, path: pathlib.Path) -> Source:
+def _load_file(name: str | None, path: pathlib.Path) -> Source:
     from zoo_jax.convert import open_weights
 
     file = open_weights(path)
     if not file.ours:
-        return Source(file.arrays, True, {}, str(path), file.skipped)
-    return Source(file.arrays, False, _own(name, path, file.metadata), str(path))
+        return Source(
+            file.arrays,
+            True,
+            {},
+            str(path),
+            file.skipped,
+            metadata=file.metadata,
+            widened=file.widened,
+        )
+    overrides = _own(name, path, file.metadata)
+    return Source(
+        file.arrays, False, overrides, str(path), model=file.metadata["model"]
+    )
 
 
-def _load_converted(name: str, path: pathlib.Path) -> Source:
+def _load_converted(name: str | None, path: pathlib.Path) -> Source:
     from zoo_jax.convert import open_weights
 
     try:
@@ -280,25 +301,61 @@ def _load_converted(name: str, path: pathlib.Path) -> Source:
         raise WeightsError(f"{path / MODEL_FILE}: is damaged: {error}") from None
     overrides = _own(name, path, facts)
     arrays = open_weights(path / VARIABLES_FILE).arrays
-    return Source(arrays, False, overrides, str(path))
+    return Source(arrays, False, overrides, str(path), model=facts["model"])
 
 
-def _own(name: str, path: pathlib.Path, facts: Any) -> dict[str, Any]:
+def _load_compressed(name: str | None, path: pathlib.Path) -> Source:
+    """A file of ``zoo-jax compress``, or of the compression of a training run."""
+    from zoo_jax.methods.deep_k_means.compress_file import expand
+
+    arrays, metadata = expand(path)
+    if FORMAT in metadata:
+        facts = metadata[FORMAT]
+        overrides = _own(name, path, facts)
+        return Source(arrays, False, overrides, str(path), model=facts["model"])
+    section = metadata.get("model")
+    if "method" not in metadata or not isinstance(section, dict):
+        file = metadata.get("file", {})
+        return Source(arrays, True, {}, str(path), metadata=file)
+    section = dict(section)
+    trained = f"{metadata['method']}/{section.pop('name', '')}"
+    if name is not None and trained in MODELS and trained != name:
+        raise WeightsError(f"{path}: holds {trained!r}, not {name!r}")
+    network = get_entry(trained if name is None else name).network
+    places = {f"params/{network}/": "params/", f"model_state/{network}/": ""}
+    arrays = {
+        place + key.removeprefix(prefix): array
+        for key, array in arrays.items()
+        for prefix, place in places.items()
+        if key.startswith(prefix)
+    }
+    return Source(arrays, False, _plain(section), str(path), model=trained)
+
+
+def _own(name: str | None, path: pathlib.Path, facts: Any) -> dict[str, Any]:
     """Checks what this project wrote beside weights; returns the builder's arguments."""
     facts = facts if isinstance(facts, Mapping) else {}
-    if facts.get("format") != FORMAT or not isinstance(facts.get("overrides"), dict):
+    known = {"format": str, "model": str, "overrides": dict}
+    typed = all(isinstance(facts.get(key), kind) for key, kind in known.items())
+    if not typed or facts["format"] != FORMAT:
         raise WeightsError(f"{path}: was not written by zoo-jax convert")
-    if facts.get("model") != name:
-        raise WeightsError(f"{path}: holds {facts.get('model')!r}, not {name!r}")
+    if name not in (None, facts["model"]):
+        raise WeightsError(f"{path}: holds {facts['model']!r}, not {name!r}")
     return _plain(facts["overrides"])
 
 
-def _load_run(name: str, path: pathlib.Path) -> Source:
+def _load_run(name: str | None, path: pathlib.Path) -> Source:
     """A working directory of `experiments.train`, or the checkpoint folder in it."""
     from zoo_jax.train.run import CONFIG, workdir_variables
 
+    config = next(
+        (p / CONFIG for p in (path, path.parent) if (p / CONFIG).is_file()), None
+    )
+    if name is None and config is None:
+        raise WeightsError(f"{path}: has no {CONFIG}, which says what network it is of")
+    trained, overrides = (name, {}) if config is None else _run_facts(name, config)
     variables = workdir_variables(path)
-    network = get_entry(name).network
+    network = get_entry(trained if name is None else name).network
     params = variables["params"]
     if network not in params:
         raise WeightsError(
@@ -306,24 +363,28 @@ def _load_run(name: str, path: pathlib.Path) -> Source:
         )
     state = variables["model_state"].get(network, {})
     arrays = named_leaves({"params": params[network], **state})
-    config = next(
-        (p / CONFIG for p in (path, path.parent) if (p / CONFIG).is_file()), None
-    )
-    overrides = {} if config is None else _run_overrides(name, config)
-    return Source(arrays, False, overrides, str(path))
+    return Source(arrays, False, overrides, str(path), model=trained)
 
 
-def _run_overrides(name: str, path: pathlib.Path) -> dict[str, Any]:
-    """Builder arguments out of the config of a run."""
+def _run_facts(name: str | None, path: pathlib.Path) -> tuple[str, dict[str, Any]]:
+    """The network, and the arguments of its builder, out of the config of a run."""
     try:
         config = read_json(path)
         section = dict(config["model"])
     except (ValueError, KeyError, TypeError) as error:
         raise WeightsError(f"{path}: is no config of a run: {error!r}") from None
     trained = f"{config.get('task')}/{section.pop('name', '')}"
-    if trained in MODELS and trained != name:
+    if name is not None and trained in MODELS and trained != name:
         raise WeightsError(f"{path}: is of a run of {trained!r}, not {name!r}")
-    return _plain(section)
+    return trained, _plain(section)
+
+
+def is_compressed(path: pathlib.Path) -> bool:
+    """Whether a file starts as compressed networks do."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as f:
+        return f.read(len(COMPRESSED)) == COMPRESSED
 
 
 def _is_run(path: pathlib.Path) -> bool:
@@ -334,8 +395,10 @@ def _is_run(path: pathlib.Path) -> bool:
 
 # Asked in this order; a further kind of weights is one more line.
 _KINDS: tuple[
-    tuple[Callable[[pathlib.Path], bool], Callable[[str, pathlib.Path], Source]], ...
+    tuple[Callable[[pathlib.Path], bool], Callable[[str | None, pathlib.Path], Source]],
+    ...,
 ] = (
+    (is_compressed, _load_compressed),
     (pathlib.Path.is_file, _load_file),
     (lambda path: (path / MODEL_FILE).is_file(), _load_converted),
     (_is_run, _load_run),
