@@ -1,17 +1,19 @@
 """Two processes with one device each against one process with two devices."""
 
-import json
 import os
 import pathlib
+import signal
 import socket
 import subprocess
 import sys
+import time
 
 import optax
 import pytest
 import toys
 
 from zoo_jax.core.errors import DeviceError
+from zoo_jax.core.files import read_json, read_json_lines
 from zoo_jax.train.loop import fit
 from zoo_jax.train.mesh import initialize_distributed, make_mesh
 
@@ -24,11 +26,11 @@ def free_port() -> int:
         return s.getsockname()[1]
 
 
-def test_two_processes_give_the_loss_curve_of_two_devices(tmp_path, root):
+def start_two(root, workdir, steps):
     port = free_port()
-    processes = [
+    return [
         subprocess.Popen(
-            [sys.executable, str(SCRIPT), str(tmp_path / "two")],
+            [sys.executable, str(SCRIPT), str(workdir), str(steps)],
             cwd=root,
             env={
                 **os.environ,
@@ -44,26 +46,43 @@ def test_two_processes_give_the_loss_curve_of_two_devices(tmp_path, root):
         )
         for i in range(2)
     ]
-    outputs = [p.communicate(timeout=180)[0] for p in processes]
-    assert [p.returncode for p in processes] == [0, 0], "\n".join(outputs)
 
+
+def finish(processes, code):
+    outputs = [p.communicate(timeout=180)[0] for p in processes]
+    assert [p.returncode for p in processes] == [code, code], "\n".join(outputs)
+
+
+def test_two_processes_give_the_loss_curve_of_two_devices(tmp_path, root):
+    finish(start_two(root, tmp_path / "two", 4), 0)
     (tmp_path / "one").mkdir()
-    config = toys.toy_config(log_every=1, steps=4)
+    config = toys.toy_config(log_every=1, steps=4, eval={}, checkpoint={})
     fit(
         toys.classifier(optax.sgd(0.1)),
         config,
         workdir=tmp_path / "one",
         mesh=make_mesh(2),
     )
-
-    def curve(name):
-        lines = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
-        return [json.loads(line) for line in lines]
-
-    for a, b in zip(curve("one"), curve("two"), strict=True):
+    one, two = (read_json_lines(tmp_path / n / "metrics.jsonl") for n in ("one", "two"))
+    for a, b in zip(one, two, strict=True):
         assert a == pytest.approx(b, abs=1e-6)
-    run = json.loads((tmp_path / "two" / "run.json").read_text())
-    assert run["processes"] == 2
+    assert read_json(tmp_path / "two" / "run.json")["processes"] == 2
+
+
+def test_a_signal_to_one_process_stops_all_at_one_step(tmp_path, root):
+    processes = start_two(root, tmp_path / "x", 100_000)
+    metrics = tmp_path / "x" / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not metrics.exists() or not metrics.read_text():
+        assert all(p.poll() is None for p in processes)
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    processes[1].send_signal(signal.SIGTERM)
+    finish(processes, 128 + signal.SIGTERM)
+    last = read_json_lines(metrics)[-1]["step"]
+    assert [p.name for p in (tmp_path / "x" / "checkpoints").glob("[0-9]*")] == [
+        str(last)
+    ]
 
 
 def test_missing_facts_about_the_processes_are_named(monkeypatch):

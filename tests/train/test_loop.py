@@ -136,6 +136,15 @@ def test_a_batch_that_is_not_finite_leaves_no_trace(name, tmp_path):
     assert_same_run(bad.replace(skipped=clean.skipped), clean)
 
 
+def test_the_profile_holds_a_few_steps(tmp_path):
+    config = toys.toy_config(steps=16, eval={}, checkpoint={})
+    fit(toys.classifier(), tmp_path / "run", config, profile=True)
+    assert list((tmp_path / "run" / "profile").rglob("*.xplane.pb"))
+    plain = fit(toys.classifier(), tmp_path / "plain", config)
+    assert not (tmp_path / "plain" / "profile").exists()
+    assert int(plain.step) == 16
+
+
 def test_many_such_batches_stop_the_run_with_a_diagnosis(tmp_path):
     config = poisoned_config(9, bad=[2, 3, 4, 5, 6, 7, 8])
     config.max_streak = 3
