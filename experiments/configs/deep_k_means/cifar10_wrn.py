@@ -70,7 +70,7 @@ def get_config(arg=None):
         c.regularization = dict(
             layers=layers("x45"),
             strength=1.0,
-            schedule=dict(name="exponential", start=0.01, end=1.0, steps=0.8),
+            schedule=dict(name="exponential", start=0.01, end=1.0, steps=0.5),
             relaxation=opt.arm,
             refresh_every=EPOCH,
         )

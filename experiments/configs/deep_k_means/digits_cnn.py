@@ -34,7 +34,7 @@ def get_config(arg=None):
     c.loss = dict(label_smoothing=0.0)
     c.optim = dict(
         name="sgd",
-        lr={"pretrain": 0.1, "retrain": 0.05, "compress": 0.01}[opt.stage],
+        lr=0.1 if opt.stage == "pretrain" else 0.05,
         momentum=0.9,
         weight_decay=5e-4 if opt.stage == "pretrain" else 0.0,
         schedule=dict(name="cosine"),
@@ -42,9 +42,9 @@ def get_config(arg=None):
     c.regularization = dict()
     if opt.stage == "retrain" and opt.arm != "plain":
         c.regularization = dict(
-            layers=layers(8),
-            strength=0.3,
-            schedule=dict(name="exponential", start=0.01, end=1.0, steps=0.8),
+            layers=layers(4),
+            strength=0.5,
+            schedule=dict(name="exponential", start=0.01, end=1.0, steps=0.5),
             relaxation=opt.arm,
             refresh_every=EPOCH,
         )
@@ -63,7 +63,7 @@ def get_config(arg=None):
             "plain": f"{opt.runs}/retrain_plain",
             "labels": f"{opt.runs}/retrain_labels",
         }
-        c.budgets = {f"k{k}": layers(k) for k in (4, 8, 16)}
+        c.budgets = {f"k{k:02d}": layers(k) for k in (4, 8, 16)}
         c.compress = dict(
             stream="test", norm_batches=EPOCH, reduce="mean", codebook_dtype="float16"
         )

@@ -44,7 +44,7 @@ def get_config(arg=None):
         c.regularization = dict(
             layers=layers(16),
             strength=1.0,
-            schedule=dict(name="exponential", start=0.01, end=1.0, steps=0.8),
+            schedule=dict(name="exponential", start=0.01, end=1.0, steps=0.5),
             relaxation=opt.arm,
             refresh_every=EPOCH,
         )
@@ -64,7 +64,7 @@ def get_config(arg=None):
             "plain": f"{opt.runs}/retrain_plain",
             "labels": f"{opt.runs}/retrain_labels",
         }
-        c.budgets = {f"k{k}": layers(k) for k in (8, 16, 32)}
+        c.budgets = {f"k{k:02d}": layers(k) for k in (8, 16, 32)}
         c.compress = dict(
             stream="test", norm_batches=1, reduce="mean", codebook_dtype="float16"
         )

@@ -94,7 +94,7 @@ def _row_distances(pictures: Sequence[Any]) -> Any:
 
 
 def _row_scatter(pictures: Sequence[Any]) -> Any:
-    figure, axes = _subplots(len(pictures))
+    figure, axes = _subplots(len(pictures), sharex=True, sharey=True)
     for ax, picture in zip(axes, pictures, strict=True):
         mean = picture.samples.mean(0)
         _, _, directions = np.linalg.svd(picture.samples - mean, full_matrices=False)
