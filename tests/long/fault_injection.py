@@ -288,7 +288,7 @@ def table(done: pathlib.Path) -> list[dict[str, object]]:
                 "trials": len(outcomes),
                 "bad_outcomes": sum(map(bool, outcomes)),
                 "seeds": f"0-{max((line['seed'] for line in mine), default=0)}",
-                "command": "python tests/long/fault_injection.py",
+                "command": "python tests/long/fault_injection.py --workdir=runs/faults",
                 "hardware": f"{os.cpu_count()} CPU cores",
                 "revision": facts["revision"],
             }
