@@ -5,6 +5,7 @@ of clusters; in between, both are interpolated. A Lagrange multiplier, the same 
 kernels, then trades bytes for error.
 """
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -25,6 +26,7 @@ ENTRY = 24  # bytes that a clustered array adds to the packed manifest, roughly
 _STEPS = 8  # interpolated numbers of clusters per doubling
 _PER_CLUSTER = 32  # samples that a point of a curve looks at, but ...
 _FEWEST = 4096  # ... this many always, where there are so many
+_SWEEPS = 4  # over all pairs of kernels; mostly the second finds nothing
 
 
 class Option(NamedTuple):
@@ -83,11 +85,11 @@ def allocate(
     .. math:: \min \sum_l s_l e_l \quad\text{with}\quad \sum_l b_l \le B
 
     By a Lagrange multiplier: each kernel takes the option that minimises ``s e + m b``, and
-    bisection finds the smallest m that fits. Bytes that are left then go, one step after the
-    other, to the kernel that gains most per byte.
+    bisection finds the smallest m that fits. Few kernels with few options leave bytes over:
+    exchanges between two kernels at a time then use them.
 
     Args:
-      choices: `options` of each kernel.
+      choices: `options` of each kernel: more bytes, less error.
       budget: Bytes of all kernels together.
       sensitivity: Weight s of each kernel's relative error; 1 by default.
 
@@ -121,17 +123,35 @@ def allocate(
     picked = pick(2.0**high)
     if total(picked) > budget:
         picked = smallest
-    while True:
-        left = budget - total(picked)
-        gains = []
-        for name, i in picked.items():
-            more, gain = size[name] - size[name][i], cost[name][i] - cost[name]
-            fits = np.flatnonzero((more > 0) & (more <= left) & (gain > 0))
-            gains += [(gain[j] / more[j], name, int(j)) for j in fits]
-        if not gains:
-            return {n: choices[n][i] for n, i in picked.items()}
-        _, name, step = max(gains)
-        picked[name] = step
+    _exchange(picked, size, cost, budget)
+    return {n: choices[n][i] for n, i in picked.items()}
+
+
+def _exchange(
+    picked: dict[str, int],
+    size: Mapping[str, np.ndarray],
+    cost: Mapping[str, np.ndarray],
+    budget: float,
+) -> None:
+    """Picks anew for one and for two kernels at a time, until nothing is gained."""
+    left = budget - sum(size[n][i] for n, i in picked.items())
+    for _ in range(_SWEEPS):
+        before = dict(picked)
+        for a in picked:  # what is left over
+            room = left + size[a][picked[a]]
+            picked[a] = int(np.searchsorted(size[a], room, side="right")) - 1
+            left = room - size[a][picked[a]]
+        for a, b in itertools.combinations(picked, 2):
+            room = left + size[a][picked[a]] + size[b][picked[b]]
+            # Options are sorted: what fits beside one of `a` is the first so many of `b`.
+            fits = np.searchsorted(size[b], room - size[a], side="right") - 1
+            both = np.where(fits >= 0, cost[a] + cost[b][fits], np.inf)
+            i = int(np.argmin(both))
+            if both[i] < (cost[a][picked[a]] + cost[b][picked[b]]) * (1 - 1e-9):
+                picked[a], picked[b] = i, int(fits[i])
+                left = room - size[a][i] - size[b][fits[i]]
+        if picked == before:
+            return
 
 
 def _kinds(shape: Sequence[int]) -> list[tuple[str, int | None]]:

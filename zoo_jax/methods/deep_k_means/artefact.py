@@ -267,8 +267,8 @@ def _sections(data: bytes) -> dict[str, memoryview]:
     _, version, count = _HEADER.unpack_from(data)
     if version > VERSION:
         raise WeightsError(
-            f"format version {version}, and this program reads up to {VERSION}: the file "
-            "comes from a newer one (update zoo_jax), or it is damaged"
+            f"format version {version}, and this program reads up to {VERSION}: update "
+            "zoo_jax if a newer one wrote it, else get the file again"
         )
     if version != VERSION or count != len(SECTIONS):
         raise WeightsError(

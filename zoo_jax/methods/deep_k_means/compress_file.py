@@ -23,7 +23,7 @@ from zoo_jax.optim.kmeans import LayerSpec
 from zoo_jax.optim.samples import to_matrix
 
 TRANSPOSED = "transposed"  # metadata: torch kernels, which the file holds as HWIO
-_CLOSE = 0.98  # a file that takes this much of its budget is large enough
+_CLOSE = 0.995  # a file that takes this much of its budget is large enough
 _ROUNDS = 6  # files that are made to come closer to the budget
 
 Progress = Callable[[Sequence[Any], str], Iterable[Any]]
