@@ -34,6 +34,10 @@ class CheckpointError(ZooError):
     """A training checkpoint that is missing, damaged, or belongs to another run."""
 
 
+class StorageError(ZooError):
+    """A file of a run that cannot be written: the disk is full, or the folder read-only."""
+
+
 class DeviceError(ZooError):
     """Too few devices or hosts, or a batch that does not divide among them."""
 

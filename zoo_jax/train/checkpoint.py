@@ -37,7 +37,6 @@ from zoo_jax.core.files import PathLike
 from zoo_jax.core.tree import named_leaves, nest
 from zoo_jax.train import agreement, inventory, leaves
 from zoo_jax.train.step_folders import MANIFEST, StepFolders
-from zoo_jax.train.workdir import lock_workdir
 
 FORMAT = 1
 _STATE = "state"
@@ -437,4 +436,4 @@ def _one_line(error: BaseException) -> str:
     return (text.strip().splitlines() or [type(error).__name__])[0][:200]
 
 
-__all__ = ["Checkpointer", "Restored", "lock_workdir", "read_checkpoint"]
+__all__ = ["Checkpointer", "Restored", "read_checkpoint"]

@@ -30,9 +30,10 @@ from zoo_jax.core.files import read_json, write_json
 from zoo_jax.core.types import Variables
 from zoo_jax.data.source import open_source, split_spec
 from zoo_jax.task import Task, TrainState
-from zoo_jax.train.checkpoint import lock_workdir, read_checkpoint
+from zoo_jax.train.checkpoint import read_checkpoint
 from zoo_jax.train.loop import CHECKPOINTS, fit
 from zoo_jax.train.profile import progress_bar
+from zoo_jax.train.workdir import lock_workdir
 from zoo_jax.train.writers import RunWriter, SilentWriter
 
 CONFIG, FACTS = "config.json", "run.json"

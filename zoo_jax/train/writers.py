@@ -4,14 +4,16 @@
 speed and wall time go to ``perf.jsonl``.
 """
 
+import contextlib
 import csv
 import io
 import json
 import math
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+from zoo_jax.core.errors import StorageError
 from zoo_jax.core.files import atomic_write, write_json
 
 METRICS, TABLE, PERF, RESULT = (
@@ -58,6 +60,10 @@ class RunWriter:
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Logs numbers under a step. They survive a kill from here on."""
         values = {name: float(value) for name, value in values.items()}
+        with self._writing():
+            self._scalars(step, values)
+
+    def _scalars(self, step: int, values: Mapping[str, float]) -> None:
         _append(self._metrics, {"step": int(step), **values})
         rows = io.StringIO()
         writer = csv.writer(rows, lineterminator="\n")
@@ -73,7 +79,8 @@ class RunWriter:
 
     def perf(self, step: int, values: Mapping[str, float]) -> None:
         """Logs speed: numbers that differ from run to run."""
-        _append(self._perf, {"step": int(step), **values})
+        with self._writing():
+            _append(self._perf, {"step": int(step), **values})
 
     def table(
         self, name: str, rows: list[Mapping[str, Any]], *, caption: str = ""
@@ -85,7 +92,7 @@ class RunWriter:
     def figure(self, name: str, figure: Any, *, caption: str = "") -> None:
         """Saves a matplotlib figure as ``figures/<name>.png``, keeps it for the report, closes it."""
         file = f"figures/{name}.png"
-        with atomic_write(self._workdir / file, "wb") as f:
+        with self._writing(), atomic_write(self._workdir / file, "wb") as f:
             figure.savefig(f, format="png", dpi=144, bbox_inches="tight")
         import matplotlib.pyplot as plt
 
@@ -95,13 +102,26 @@ class RunWriter:
     def result(self, scalars: Mapping[str, float]) -> None:
         """Writes ``result.json``: these numbers with the tables and figures so far."""
         scalars = {name: float(value) for name, value in scalars.items()}
-        write_json(self._workdir / RESULT, {"scalars": scalars, **self._result})
+        with self._writing():
+            write_json(self._workdir / RESULT, {"scalars": scalars, **self._result})
 
     def close(self) -> None:
         """Closes all files."""
         for file in (self._metrics, self._perf, self._table, self._events):
             if file is not None:
-                file.close()
+                # Every write was flushed: what is left in a buffer has been reported.
+                with contextlib.suppress(OSError):
+                    file.close()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise StorageError(
+                f"cannot write results to {str(self._workdir)!r}: {error.strerror}; free some"
+                " space, then the same command goes on from the last checkpoint"
+            ) from error
 
     def _put(self, kind: str, entry: dict[str, Any]) -> None:
         kept = [e for e in self._result[kind] if e["name"] != entry["name"]]
