@@ -101,4 +101,4 @@ def make_tiny(c):
         )
     if c.procedure:
         c.budgets = {"k3": layers(3), "k6": layers(6)}
-        c.compress.norm_batches = 2
+        c.compress.norm_batches = 3

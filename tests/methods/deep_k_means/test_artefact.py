@@ -262,6 +262,7 @@ def leaf(manifest, name):
 HOSTILE = {
     "huge kernel": lambda m: leaf(m, "conv4/kernel").update(shape=[3, 3, 4, 1 << 39]),
     "huge raw": lambda m: leaf(m, "bias").update(shape=[1 << 39, 1 << 39]),
+    "one number less": lambda m: leaf(m, "bias").update(shape=[10]),
     "infinite": lambda m: leaf(m, "bias").update(shape=[10**30]),
     "negative": lambda m: leaf(m, "bias").update(shape=[-11]),
     "float shape": lambda m: leaf(m, "bias").update(shape=[11.0]),

@@ -122,7 +122,7 @@ def test_norms_get_the_mean_statistics_of_the_batches(folder, root):
         variables = context.load_variables(str(folder / "pretrain"))
         found = bench.reestimate_norms(variables)["model_state"]["network"]
         batches = list(bench._norm_batches())
-    assert len(batches) == 2
+    assert len(batches) == 3
     kernel = variables["params"]["network"]["conv1"]["kernel"]
     means, unbiased = [], []
     for batch in batches:
