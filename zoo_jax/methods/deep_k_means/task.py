@@ -1,6 +1,5 @@
 """Training a classifier: plainly, pulled toward shared rows, or with shared rows kept shared."""
 
-import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,11 +13,12 @@ from zoo_jax.core.config import require_keys, to_dict
 from zoo_jax.core.errors import ConfigError
 from zoo_jax.core.tree import named_leaves
 from zoo_jax.core.types import Batch, Key, Params, Terms, Variables
+from zoo_jax.methods.deep_k_means.layers import NETWORK, make_spec
 from zoo_jax.methods.deep_k_means.model import make_module
+from zoo_jax.methods.deep_k_means.sharing import make_sharing
 from zoo_jax.metrics.classification import correct, negative_log_likelihood
 from zoo_jax.optim.build import build_optimizer
 from zoo_jax.optim.kmeans import (
-    LayerSpec,
     kmeans_regularization,
     labels_penalty,
     resolve_spec,
@@ -28,7 +28,7 @@ from zoo_jax.optim.kmeans import (
 from zoo_jax.optim.schedules import build_schedule
 from zoo_jax.task import Aux, Player, Ratio, Task, TrainState
 
-NETWORK = "network"  # the one network, and the one player that moves it
+__all__ = ["NETWORK", "make_spec", "make_task"]
 
 
 def make_task(config: ml_collections.ConfigDict, steps: int) -> Task:
@@ -42,7 +42,7 @@ def make_task(config: ml_collections.ConfigDict, steps: int) -> Task:
         and optionally ``loss`` (``label_smoothing``), ``regularization`` (``layers``,
         ``strength`` and its ``schedule``, ``relaxation``, ``refresh_every``) for re-training, or
         ``share_updates`` (``layers``, ``reduce``) for training the centres of an assigned
-        network.
+        network, or ``sharing`` for another way to share weights (see `make_sharing`).
       steps: Length of the run, for schedules.
 
     Raises:
@@ -51,19 +51,23 @@ def make_task(config: ml_collections.ConfigDict, steps: int) -> Task:
     module = make_module(config.model)
     smoothing = _smoothing(config.get("loss", {}))
     regularization = dict(config.get("regularization") or {})
+    sharing = make_sharing(config, steps)
 
     def init(key: Key, batch: Batch) -> Variables:
         image = jnp.zeros((1, *batch["image"].shape[1:]), jnp.float32)
         variables = dict(module.init(key, image))
         params = variables.pop("params")
-        return {"params": {NETWORK: params}, "model_state": {NETWORK: variables}}
+        return sharing.init(
+            {"params": {NETWORK: params}, "model_state": {NETWORK: variables}}
+        )
 
     def loss(
         owned: Mapping[str, Params], state: TrainState, batch: Batch, key: Key
     ) -> tuple[Terms, Aux]:
         labels = batch["label"]
+        params, extra, shared = sharing.train(owned, state)
         logits, model_state = module.apply(
-            {"params": owned[NETWORK], **state.model_state[NETWORK]},
+            {"params": params, **state.model_state[NETWORK]},
             batch["image"],
             train=True,
             rngs={"dropout": key},
@@ -72,17 +76,17 @@ def make_task(config: ml_collections.ConfigDict, steps: int) -> Task:
         nll = negative_log_likelihood(logits, labels)
         # A share of the target spread evenly over all classes.
         spread = -jnp.mean(jax.nn.log_softmax(logits), axis=1)
-        terms = {"cross_entropy": (1 - smoothing) * nll + smoothing * spread}
+        terms = {"cross_entropy": (1 - smoothing) * nll + smoothing * spread, **extra}
         metrics = {"accuracy": jnp.mean(correct(logits, labels))}
         if regularization:
             metrics["kmeans_cost"] = _kmeans_cost(owned, state, regularization)
-        return terms, Aux({NETWORK: dict(model_state)}, metrics)
+        return terms, Aux({NETWORK: dict(model_state), **shared}, metrics)
 
     def predict(variables: Variables, batch: Batch) -> dict[str, Array]:
         # A network without norms has no state; a checkpoint may leave empty entries out.
         model_state = variables["model_state"].get(NETWORK, {})
         logits = module.apply(
-            {"params": variables["params"][NETWORK], **model_state}, batch["image"]
+            {"params": sharing.deploy(variables), **model_state}, batch["image"]
         )
         return {"logits": logits}
 
@@ -94,42 +98,13 @@ def make_task(config: ml_collections.ConfigDict, steps: int) -> Task:
         }
 
     player = Player(
-        name=NETWORK, owns=(NETWORK,), loss=loss, tx=_make_optimizer(config, steps)
+        name=NETWORK,
+        owns=sharing.owns,
+        loss=loss,
+        tx=sharing.optimizer(_make_optimizer(config, steps)),
+        weights=sharing.weights,
     )
     return Task(init=init, players=(player,), predict=predict, metrics=metrics)
-
-
-def make_spec(
-    layers: Sequence[Mapping[str, Any]], *, prefix: str = f"{NETWORK}/"
-) -> dict[str, LayerSpec | None]:
-    """Reads which kernels are clustered, and how, from a config.
-
-    A list, since the first pattern that matches decides and config sections are sorted.
-
-    Args:
-      layers: Entries ``dict(path="conv2/kernel", num_clusters=16, ...)`` with a shell-style
-        pattern and the fields of `LayerSpec`; without ``num_clusters`` a match is left alone.
-      prefix: Put before each pattern.
-
-    Raises:
-      ConfigError: for an entry without ``path`` or with a field that does not exist.
-
-    >>> make_spec([{"path": "stem/*"}, {"path": "*/kernel", "num_clusters": 8}])
-    ... # doctest: +NORMALIZE_WHITESPACE
-    {'network/stem/*': None, 'network/*/kernel': LayerSpec(num_clusters=8, samples='row',
-     core=0.0, row_length=None)}
-    """
-    fields = ("path", *inspect.signature(LayerSpec).parameters)
-    spec: dict[str, LayerSpec | None] = {}
-    for index, entry in enumerate(map(to_dict, layers)):
-        require_keys(entry, fields, f"layers[{index}]")
-        pattern = entry.pop("path", None)
-        if not isinstance(pattern, str):
-            raise ConfigError(f"layers[{index}] needs a path pattern, got {pattern!r}")
-        if entry and "num_clusters" not in entry:
-            raise ConfigError(f"layers[{index}] ({pattern!r}) lacks num_clusters")
-        spec[f"{prefix}{pattern}"] = LayerSpec(**entry) if entry else None
-    return spec
 
 
 def _make_optimizer(
