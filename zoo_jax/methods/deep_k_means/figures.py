@@ -69,7 +69,6 @@ def _accuracy_against_bytes(rows: Sequence[dict[str, Any]]) -> Any:
         early = [100 * row["norms"] for row in own]
         axes.plot(size, early, "o", color=colour, markerfacecolor="none")
         axes.axhline(100 * own[0]["dense"], color=colour, linestyle="--", linewidth=0.8)
-    axes.set_xscale("log")
     axes.set_xlabel("file size (kB)")
     axes.set_ylabel("accuracy (%)")
     axes.grid(alpha=0.3)
