@@ -1,0 +1,60 @@
+"""Means over seeds: right numbers, and no row from a run that did not finish."""
+
+import csv
+import json
+import subprocess
+import sys
+
+import pytest
+
+
+def make_run(folder, seed, value, finished=True):
+    folder.mkdir()
+    run = {"finished": finished, "hardware": "h", "revision": f"r{seed}"}
+    (folder / "run.json").write_text(json.dumps(run))
+    (folder / "config.json").write_text(json.dumps({"seed": seed}))
+    result = {"scalars": {"a/accuracy": value, "a/nll": 1.0}}
+    (folder / "result.json").write_text(json.dumps(result))
+    return str(folder)
+
+
+def collect(root, out, *workdirs):
+    return subprocess.run(
+        [
+            *(sys.executable, "-m", "experiments.results.collect"),
+            "--config=experiments/configs/toy/a.py:tour",
+            "--split=test",
+            "--metrics=*/accuracy",
+            f"--workdirs={','.join(workdirs)}",
+            f"--out={out}",
+        ],
+        cwd=root,
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_rows_are_means_over_seeds_and_replace_older_ones(root, tmp_path):
+    values = [0.9, 0.94, 0.95]
+    runs = [make_run(tmp_path / str(i), i, v) for i, v in enumerate(values)]
+    out = tmp_path / "toy.csv"
+    for chosen in (runs[:1], runs):
+        done = collect(root, out, *chosen)
+        assert done.returncode == 0, done.stderr
+    with out.open(newline="") as f:
+        (row,) = csv.DictReader(f)
+    assert row["config"] == "toy/a.py:tour"
+    assert float(row["our_value"]) == pytest.approx(0.93)
+    assert float(row["our_std"]) == pytest.approx(0.02646, rel=1e-3)
+    assert (row["seeds"], row["revision"], row["paper_value"]) == ("3", "r0/r1/r2", "")
+
+
+def test_unfinished_and_repeated_runs_are_refused(root, tmp_path):
+    good = make_run(tmp_path / "a", 0, 0.9)
+    half = make_run(tmp_path / "b", 1, 0.9, finished=False)
+    again = make_run(tmp_path / "c", 0, 0.9)
+    for other, reason in ((half, "has not finished"), (again, "each may count once")):
+        done = collect(root, tmp_path / "toy.csv", good, other)
+        assert done.returncode == 2
+        assert reason in done.stderr
+        assert not (tmp_path / "toy.csv").exists()
