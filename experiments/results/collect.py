@@ -85,7 +85,7 @@ def summarise(workdirs: list[pathlib.Path], patterns: list[str]) -> list[dict]:
     rows = []
     for name in names:
         values = [r[name] for r in results]
-        spread = f"{statistics.stdev(values):.4g}" if len(values) > 1 else ""
+        spread = f"{statistics.stdev(values):.2g}" if len(values) > 1 else ""
         rows.append(
             {
                 "dataset": _DATASET.value,
