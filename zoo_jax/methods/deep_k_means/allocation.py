@@ -182,12 +182,14 @@ def _curve(
     share = in_core / len(matrix)
     fixed = inside.var(0, dtype=np.float64).sum() * share if in_core else 0.0
     split = index_entropy(np.arange(len(matrix)) < in_core)  # bits for "in the core?"
-    starts = host_kmeans.seeds(rest, min(most, len(rest)), rng)
+    starts = host_kmeans.seeds(rest[: 2 * _FEWEST], min(most, len(rest)), rng)
+    # Scalars need more steps, and they cost little.
+    num_iters, tol = (60, 0.001) if matrix.shape[1] == 1 else (12, 0.01)
     curve = []
     for k in 2 ** np.arange(1, int(math.log2(most)) + 1):
         part = rest[: max(_FEWEST, _PER_CLUSTER * k)]
         centres = starts[: k - 1 if in_core else k]
-        _, labels, sse = host_kmeans.lloyd(part, centres, 12, tol=0.01)
+        _, labels, sse = host_kmeans.lloyd(part, centres, num_iters, tol=tol)
         bits = split + (1 - share) * index_entropy(labels)
         error = fixed + (1 - share) * sse / len(part)
         curve.append((int(k), bits, error))
