@@ -60,8 +60,8 @@ def test_the_core_is_what_lies_nearest_to_the_mean():
 
 @pytest.mark.parametrize("d", [1, 2])
 def test_a_cluster_that_runs_empty_moves_to_a_far_sample(d):
-    x = np.concatenate([normal(50, d), normal(50, d, seed=1) + 9])
-    start = np.zeros((3, d), np.float32)  # two of them can win nothing
+    x = np.concatenate([normal(50, d) + 9, normal(50, d, seed=1) + 18])
+    start = np.full((3, d), 9, np.float32)  # two of them win nothing
     _, labels, sse = host_kmeans.lloyd(x, start, 30)
     assert len(np.unique(labels)) == 3
     assert sse < 3
