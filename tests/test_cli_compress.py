@@ -277,14 +277,14 @@ def broken(here, arrays):
     (here / "flipped.zdkm").write_bytes(flipped)
     (here / "cut.zdkm").write_bytes(good[:-9])
     (here / "newer.zdkm").write_bytes(good[:8] + b"\x09" + good[9:])
-    metadata = {models.FORMAT: {"model": 3}}
-    artefact.save_compressed(
-        "facts.zdkm", {"a": arrays["conv1.weight"]}, {}, metadata=metadata
-    )
-    metadata = {"file": {"a": 3}}
-    artefact.save_compressed(
-        "file.zdkm", {"a": arrays["conv1.weight"]}, {}, metadata=metadata
-    )
+    tree = {"a": arrays["conv1.weight"]}
+    for name, metadata in {
+        "facts": {models.FORMAT: {"model": 3}},
+        "file": {"file": {"a": 3}},
+        "files": {"file": ["a"]},
+        "odd": {"method": "deep_k_means", "model": {"name": "digit_cnn"}},
+    }.items():
+        artefact.save_compressed(f"{name}.zdkm", tree, {}, metadata=metadata)
 
 
 RATIO = ["--target-ratio", "3"]
@@ -324,6 +324,8 @@ MISTAKES = [
     (["decompress", "newer.zdkm", "-o", "o"], "newer.zdkm: format version 9"),
     (["decompress", "facts.zdkm", "-o", "o"], "facts.zdkm: was not written by zoo-jax"),
     (["decompress", "file.zdkm", "-o", "o"], "file.zdkm: holds metadata that are no"),
+    (["decompress", "files.zdkm", "-o", "o"], "files.zdkm: holds metadata that are no"),
+    (["decompress", "odd.zdkm", "-o", "o"], "did you mean 'deep_k_means/digits_cnn'"),
 ]
 
 

@@ -81,8 +81,6 @@ def decompress_network(source: PathLike, output: PathLike) -> dict[str, Any]:
         )
     found = models.load_source(None, source)
     if found.published:
-        if not all(isinstance(v, str) for v in found.metadata.values()):
-            raise WeightsError(f"{source}: holds metadata that are no strings")
         write_safetensors(output, found.arrays, found.metadata)
     else:
         write_weights(output, found.arrays, _facts(found))

@@ -316,6 +316,10 @@ def _load_compressed(name: str | None, path: pathlib.Path) -> Source:
     section = metadata.get("model")
     if "method" not in metadata or not isinstance(section, dict):
         file = metadata.get("file", {})
+        if not isinstance(file, dict) or not all(
+            isinstance(value, str) for value in file.values()
+        ):
+            raise WeightsError(f"{path}: holds metadata that are no strings")
         return Source(arrays, True, {}, str(path), metadata=file)
     section = dict(section)
     trained = f"{metadata['method']}/{section.pop('name', '')}"
