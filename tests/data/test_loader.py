@@ -13,7 +13,7 @@ import pytest
 from zoo_jax.core.errors import ConfigError, DataError, DeviceError, MediaError
 from zoo_jax.data.loader import eval_batches, train_batches
 from zoo_jax.data.source import ArraySource
-from zoo_jax.data.stream import epoch_order
+from zoo_jax.data.stream import ExampleRngs, epoch_order
 
 N, B = 23, 6
 AUGMENT = [
@@ -391,3 +391,19 @@ def test_a_worker_that_dies_while_it_starts_is_an_error_and_no_hang(tmp_path, ro
     _, errors = process.communicate(timeout=60)
     assert process.returncode != 0
     assert "Worker process" in errors
+
+
+def test_each_example_has_random_numbers_of_its_own_whatever_came_before():
+    rngs = ExampleRngs(5)
+    for position in (7, 0, 7, 2**40):
+        drawn = rngs(position)
+        fresh = np.random.Generator(
+            np.random.Philox(
+                key=np.array([5, position], np.uint64),
+                counter=np.array([0, 0, 0, 1], np.uint64),
+            )
+        )
+        assert drawn.random() == fresh.random()
+        assert (
+            drawn.integers(100, size=3).tolist() == fresh.integers(100, size=3).tolist()
+        )

@@ -149,7 +149,6 @@ def test_a_batch_equals_its_stacked_examples():
             {"name": "horizontal_flip"},
         ]
     )
-    assert not steps.elementwise
     whole = steps.batch({"image": images}, [rng(i) for i in range(4)])
     single = [steps({"image": images[i]}, rng(i)) for i in range(4)]
     np.testing.assert_array_equal(whole["image"], stack(single)["image"])

@@ -27,9 +27,23 @@ def epoch_order(length: int, seed: int, epoch: int) -> np.ndarray:
     return np.argsort(raw, kind="stable")
 
 
-def example_rng(seed: int, position: int) -> np.random.Generator:
-    """The generator of the example at one position of the stream."""
-    return np.random.Generator(_bits(seed, position, purpose=1))
+class ExampleRngs:
+    """The generator of the example at a position of the stream, for one after another.
+
+    It is one generator that is set anew, since building one costs ten times more: what an
+    example needs must be drawn before the next position is asked for.
+    """
+
+    def __init__(self, seed: int):
+        self._bits = _bits(seed, 0, purpose=1)
+        self._state = self._bits.state
+        self._generator = np.random.Generator(self._bits)
+
+    def __call__(self, position: int) -> np.random.Generator:
+        """The generator, at the start of this position's numbers."""
+        self._state["state"]["key"][1] = position
+        self._bits.state = self._state
+        return self._generator
 
 
 def _bits(seed: int, number: int, *, purpose: int) -> np.random.Philox:
@@ -53,31 +67,34 @@ class Reader:
 
     def read(self, positions: Sequence[int]) -> tuple[Batch, list[tuple[int, Bad]]]:
         """Returns the batch, and which of its rows stand in for which bad example."""
+        rngs = ExampleRngs(self.seed)
         if hasattr(self.source, "take"):
-            batch = self.source.take(np.array([self._index(p) for p in positions]))
-            rngs = [] if self.transform.elementwise else map(self._rng, positions)
-            return self.transform.batch(batch, list(rngs)), []
+            batch = self.source.take(self._indices(np.asarray(positions)))
+            return self.transform.batch(batch, map(rngs, positions)), []
         examples, bad = [], []
         for row, position in enumerate(positions):
-            example, failures = self._example(position)
+            example, failures = self._example(position, rngs)
             examples.append(example)
             bad.extend((row, failure) for failure in failures)
         return stack(examples), bad
 
-    def _rng(self, position: int) -> np.random.Generator:
-        return example_rng(self.seed, position)
-
-    def _index(self, position: int, shift: int = 0) -> int:
+    def _indices(self, positions: np.ndarray, shift: int = 0) -> np.ndarray:
         n = len(self.source)
-        epoch, offset = divmod(position, n)
-        offset = (offset + shift) % n
-        return int(epoch_order(n, self.seed, epoch)[offset]) if self.shuffle else offset
+        epochs, offsets = np.divmod(positions, n)
+        offsets = (offsets + shift) % n
+        if not self.shuffle:
+            return offsets
+        out = np.empty_like(offsets)
+        for epoch in np.unique(epochs):
+            here = epochs == epoch
+            out[here] = epoch_order(n, self.seed, int(epoch))[offsets[here]]
+        return out
 
-    def _example(self, position: int) -> tuple[Example, list[Bad]]:
+    def _example(self, position: int, rngs: ExampleRngs) -> tuple[Example, list[Bad]]:
         bad: list[Bad] = []
         while True:
             # The next one in the order of the same epoch takes the place of a bad one.
-            index = self._index(position, shift=len(bad))
+            index = int(self._indices(np.array([position]), shift=len(bad))[0])
             try:
                 example = self.source[index]
             except MediaError as e:
@@ -86,7 +103,7 @@ class Reader:
                 bad.append((index, str(e)))
                 check_bad(dict(bad), self.most_bad, len(self.source))
                 continue
-            return self.transform(example, self._rng(position)), bad
+            return self.transform(example, rngs(position)), bad
 
 
 def check_bad(bad: dict[int, str], most: int, length: int) -> None:
