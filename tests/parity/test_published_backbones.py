@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from zoo_jax.convert import apply, invert, read_weights
+from zoo_jax.core.errors import ConfigError
 from zoo_jax.core.tree import count_parameters, named_leaves
 from zoo_jax.data.folder import ImageFolder
 from zoo_jax.data.transforms import Normalize
@@ -304,3 +305,30 @@ def test_published_resnet_20_classifies_cifar10_as_in_pytorch(torch, shared, tmp
     # The published 91.7 % is of the original images. These are JPEG copies of quality 75
     # with halved colour, which cost any network trained without them about ten points.
     assert 0.75 < np.mean(np.argmax(logits, 1) == labels) < 0.85
+
+
+def test_a_googlenet_of_fewer_blocks_is_the_beginning_of_the_whole_one():
+    small, whole = (
+        named_leaves(template(build_googlenet(num_blocks=n), 64)) for n in (2, 9)
+    )
+    assert {k: v.shape for k, v in small.items() if "/fc/" not in k} == {
+        k: v.shape
+        for k, v in whole.items()
+        if k.split("/")[1] in ("conv1", "conv2", "conv3", "inception3a", "inception3b")
+    }
+    assert {e.target for e in googlenet_table(num_blocks=2).entries} == set(small)
+
+
+@pytest.mark.parametrize(
+    ("build", "options", "match"),
+    [
+        (build_cifar_resnet, {"depth": 21}, "depth=21"),
+        (build_cifar_resnet, {"depth": 2}, "depth=2"),
+        (build_googlenet, {"dropout": 1.0}, "dropout=1.0"),
+        (build_googlenet, {"num_blocks": 10}, "within 1..9 .* num_blocks=10"),
+        (build_googlenet, {"num_blocks": 5, "aux": True}, "within 6..9 with aux=True"),
+    ],
+)
+def test_impossible_sizes_are_one_clear_error(build, options, match):
+    with pytest.raises(ConfigError, match=match):
+        build(**options)

@@ -23,6 +23,11 @@ INCEPTIONS: dict[str, tuple[int, int, int, int, int, int]] = {
 }
 
 
+def inception_names(num_blocks: int) -> list[str]:
+    """The first blocks, in the order of execution."""
+    return list(INCEPTIONS)[:num_blocks]
+
+
 def ceil_max_pool(
     x: Float[Array, "b h w c"], window: int, stride: int, *, padding: int = 0
 ) -> Float[Array, "b i j c"]:
@@ -140,6 +145,8 @@ class GoogLeNet(nn.Module):
 
     Attributes:
       num_classes: Number of logits.
+      num_blocks: Inception blocks, from the image on; fewer than the published 9 make a
+        small network of the same kind.
       dropout: Rate before the last layer.
       aux: Adds the two auxiliary heads. Their logits are sown as intermediates ``aux1_logits``
         and ``aux2_logits`` and do not enter the output; a program that does not ask for them does not
@@ -154,6 +161,7 @@ class GoogLeNet(nn.Module):
     """
 
     num_classes: int = 1000
+    num_blocks: int = len(INCEPTIONS)
     dropout: float = 0.2
     aux: bool = False
     transform_input: bool = True
@@ -179,7 +187,8 @@ class GoogLeNet(nn.Module):
         x = ceil_max_pool(conv(x, 64, 7, "conv1", 2), 3, 2)
         x = conv(conv(x, 64, 1, "conv2"), 192, 3, "conv3")
         x = ceil_max_pool(x, 3, 2)
-        for name, channels in INCEPTIONS.items():
+        for name in inception_names(self.num_blocks):
+            channels = INCEPTIONS[name]
             x = Inception(channels, momentum, self.dtype, name=name)(x, train=train)
             if name == "inception3b":
                 x = ceil_max_pool(x, 3, 2)

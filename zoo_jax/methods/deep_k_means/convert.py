@@ -14,7 +14,7 @@ from zoo_jax.convert import (
     flattened_linear,
     linear_entries,
 )
-from zoo_jax.nn.googlenet import INCEPTIONS
+from zoo_jax.nn.googlenet import INCEPTIONS, inception_names
 
 
 def wide_resnet_table(depth: int = 16) -> Table:
@@ -48,11 +48,12 @@ def cifar_resnet_table(depth: int = 20) -> Table:
     return Table((*entries, *linear_entries("linear", "linear")))
 
 
-def googlenet_table(aux: bool = False) -> Table:
+def googlenet_table(aux: bool = False, num_blocks: int = len(INCEPTIONS)) -> Table:
     """The layout of torchvision's GoogLeNet.
 
     Args:
       aux: Whether the network has the auxiliary heads; if not, theirs are ignored.
+      num_blocks: As in `build_googlenet`.
     """
     entries: list[Entry] = []
 
@@ -62,7 +63,7 @@ def googlenet_table(aux: bool = False) -> Table:
 
     for i in (1, 2, 3):
         block(f"conv{i}", f"conv{i}")
-    for name in INCEPTIONS:
+    for name in inception_names(num_blocks):
         block(f"{name}.branch1", f"{name}/branch1")
         for branch in (2, 3):
             for i in (0, 1):

@@ -19,7 +19,7 @@ from jaxtyping import Array, Float
 from zoo_jax.core.config import require_keys, to_dict
 from zoo_jax.core.errors import ConfigError, closest
 from zoo_jax.nn.cifar_resnet import CifarResNet
-from zoo_jax.nn.googlenet import GoogLeNet
+from zoo_jax.nn.googlenet import INCEPTIONS, GoogLeNet
 from zoo_jax.nn.norm import BatchNorm
 
 # Convolutions of the published network: Xavier-uniform with gain sqrt(2). Gain enters squared.
@@ -318,6 +318,7 @@ build_cifar_resnet_56 = functools.partial(build_cifar_resnet, depth=56)
 def build_googlenet(
     *,
     num_classes: int = 1000,
+    num_blocks: int = len(INCEPTIONS),
     dropout: float = 0.2,
     aux: bool = False,
     transform_input: bool = True,
@@ -330,6 +331,7 @@ def build_googlenet(
 
     Args:
       num_classes: Number of logits.
+      num_blocks: Inception blocks, 1 to 9; fewer than 9 make a small network for trials.
       dropout: Rate in [0, 1) before the last layer.
       aux: Adds the auxiliary heads; without them the published file's are ignored.
       transform_input: True for the published weights, which expect (x - 0.5) / 0.5. False
@@ -344,8 +346,15 @@ def build_googlenet(
     _require_positive(num_classes=num_classes)
     if not 0 <= dropout < 1:
         raise ConfigError(f"dropout must be in [0, 1), got dropout={dropout}")
+    needed = 6 if aux else 1  # the second head stands behind the sixth block
+    if not needed <= num_blocks <= len(INCEPTIONS):
+        raise ConfigError(
+            f"num_blocks must be within {needed}..{len(INCEPTIONS)} with aux={aux}, got "
+            f"num_blocks={num_blocks}"
+        )
     return GoogLeNet(
         num_classes=num_classes,
+        num_blocks=num_blocks,
         dropout=dropout,
         aux=aux,
         transform_input=transform_input,
