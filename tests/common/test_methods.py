@@ -54,6 +54,12 @@ CASES = [
         plain={"optim": dict(name="sgd", lr=0.01)},
         low_precision={"model.dtype": "bfloat16"},
     ),
+    Case(
+        "deep_k_means/digits_baselines.py",
+        "tiny",
+        plain={"optim": dict(name="sgd", lr=0.01)},
+        low_precision={"model.dtype": "bfloat16"},
+    ),
 ]
 cases = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 
