@@ -2,9 +2,12 @@ r"""Other ways to share weights, on the 8x8 digits of scikit-learn: to compare w
 
 Not an experiment of the paper (arXiv 1806.09228). Straight-through clustering as in
 TensorFlow Model Optimization, soft weight-sharing (arXiv 1702.04008), and differentiable
-k-means (arXiv 2108.12659), each from the pre-trained network of digits_cnn.py and as long as
-its re-training, with the layers and K of its budget k8 (soft: 16 components).
-Reaches: not run. Cost: under a minute on two CPU cores each.
+k-means (arXiv 2108.12659), each from the pre-trained network of digits_cnn.py, with the layers
+and K of its budget k8 (soft: one mixture of 16). The first and the last train as long as the
+re-training there; the rates of soft weight-sharing are small, and after a twentieth of its 500
+epochs snapping weights to the mixture still leaves chance.
+Reaches on the validation split with seed 0, one run each: 97.31, 97.31 and 96.63 % in this
+order, from 97.98 %. Cost: under a minute on two CPU cores each.
 
   D=experiments/configs/deep_k_means/digits_cnn.py
   C=experiments/configs/deep_k_means/digits_baselines.py
@@ -31,7 +34,8 @@ def get_config(arg=None):
         runs="runs/digits_cnn",  # where the pre-trained network is
         seed=0,
     )
-    c = base_config(task="deep_k_means", seed=opt.seed, steps=16 * EPOCH)
+    epochs = 500 if opt.way == "soft" else 16
+    c = base_config(task="deep_k_means", seed=opt.seed, steps=epochs * EPOCH)
     c.init_from = f"{opt.runs}/pretrain"
     c.model = dict(
         name="digits_cnn", widths=[16, 32, 64], strides=[1, 2, 2], dtype="float32"
@@ -78,9 +82,9 @@ def get_config(arg=None):
         train=dict(name="digits", split="train", batch_size=BATCH, transform=image),
         valid=dict(name="digits", split="valid", batch_size=300, transform=image),
     )
-    c.eval = dict(valid=dict(stream="valid", every=4 * EPOCH))
-    c.log_every = EPOCH
-    c.checkpoint.every = 8 * EPOCH
+    c.eval = dict(valid=dict(stream="valid", every=c.steps // 4))
+    c.log_every = c.steps // 16
+    c.checkpoint.every = c.steps // 2
     if opt.tiny:
         make_tiny(c)
     return c
@@ -89,6 +93,7 @@ def get_config(arg=None):
 def make_tiny(c):
     """Made-up images, a few channels, two steps from scratch."""
     c.steps, c.log_every, c.init_from = 2, 1, ""
+    c.eval.valid.every = 2
     c.model.widths = [4, 6, 8]
     for split, section in c.data.items():
         c.data[split] = dict(
