@@ -120,7 +120,7 @@ def test_models_are_listed_in_order():
     ("name", "overrides", "message"),
     [
         ("deep_k_means/digit_cnn", {}, "did you mean 'deep_k_means/digits_cnn'"),
-        ("nothing", {}, "choose from deep_k_means/digits_cnn, "),
+        ("nothing", {}, "choose from deep_k_means/cifar_resnet_20, "),
         (NAME, {"width": 3}, "has no argument 'width': did you mean 'widths'"),
         (NAME, {"num_classes": "ten"}, "cannot be built with num_classes='ten'"),
         (NAME, {"widths": 3, "dtype": "float32"}, "cannot be built with widths=3"),
