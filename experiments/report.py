@@ -37,6 +37,10 @@ def main(argv: Sequence[str]) -> None:
         f.write(page.render(runs))
     print(text.aligned(text.SUMMARY, [text.summary_row(run) for run in runs]))
     for run in runs:
+        for table in run.tables:
+            print(f"\n{run.method}/{run.path.name}: {table['name']}")
+            print(text.table(table["rows"]))
+    for run in runs:
         for problem in run.problems:
             print(f"note: {run.path}: {problem}")
     print(f"report: {_OUT.value}")

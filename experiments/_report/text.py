@@ -78,6 +78,19 @@ def summary_row(run: Run) -> tuple[str, ...]:
     )
 
 
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A procedure's table as lines of text, its columns in the order of the first row.
+
+    >>> print(table([{"arm": "plain", "ratio": 17.1555}, {"arm": "labels"}]))
+    arm     ratio
+    ------  -----
+    plain   17.16
+    labels
+    """
+    header = list(rows[0]) if rows else []
+    return aligned(header, [[number(row.get(c)) for c in header] for row in rows])
+
+
 def aligned(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Lines of text with columns that line up.
 

@@ -70,7 +70,8 @@ def compress(config: ml_collections.ConfigDict, ctx: RunContext) -> Mapping[str,
             for budget, layers in config.budgets.items():
                 key = fold_name(ctx.key, budget)
                 row, picture = _compress_one(bench, dense, arm, budget, layers, key)
-                rows.append({**row, "dense": before["accuracy"]})
+                named = {"arm": arm, "budget": budget, "dense": before["accuracy"]}
+                rows.append({**named, **row})
                 scalars |= {
                     f"{arm}/{budget}/{name}": row[name]
                     for name in ("accuracy", "nll", "bytes", "ratio", "formula_ratio")
@@ -146,19 +147,17 @@ def _compress_one(
     final = bench.measure(loaded)
     file = dense_file(variables)
     row = {
-        "arm": arm,
-        "budget": budget,
         "assigned": assigned["accuracy"],
         "norms": norms["accuracy"],
         "accuracy": final["accuracy"],
-        "nll": final["nll"],
-        "relative_sse": _relative_sse(dense["params"], selected, found),
         "bytes": sizes["file"],
-        "index_bytes": sizes["indices"],
-        "dense_bytes": len(file),
         "ratio": len(file) / sizes["file"],
         "gzip_ratio": len(file) / gzip_bytes(file),
         "formula_ratio": reference_size(variables["params"], clustered).ratio,
+        "relative_sse": _relative_sse(dense["params"], selected, found),
+        "nll": final["nll"],
+        "index_bytes": sizes["indices"],
+        "dense_bytes": len(file),
     }
     largest = max(selected, key=lambda name: named_leaves(dense["params"])[name].size)
     samples = selected[largest].matrix(
