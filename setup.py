@@ -53,6 +53,7 @@ EXTRAS_REQUIRE = {
         "pytest>=8",
         "pytest-timeout>=2.3",  # a hang is a failure with a stack, not a stuck CI
         "ml_dtypes>=0.4",  # bfloat16 arrays in the tests of weight files
+        "scipy>=1.13",  # independent computations to compare with
         "packaging>=23",  # reads the ranges of this file in a test
         "beartype>=0.18",  # checks the jaxtyping signatures while the tests run
         "ruff>=0.8",

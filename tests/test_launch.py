@@ -32,6 +32,7 @@ def launch(root, tmp_path):
             **os.environ,
             "PATH": f"{tmp_path / 'tools'}:{os.environ['PATH']}",
             "LOG": str(log),
+            "EXTRAS": "",  # that of a make around the tests
             **variables,
         }
         log.unlink(missing_ok=True)

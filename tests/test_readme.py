@@ -1,5 +1,6 @@
 """What the README shows works as it stands there."""
 
+import os
 import pathlib
 import re
 import shlex
@@ -35,25 +36,38 @@ def test_python_examples_run(code):
     names["tx"].init(params)
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> pathlib.Path:
+    """An empty folder but for what ``make run`` trains first, cut short."""
+    folder = tmp_path_factory.mktemp("readme")
+    first = TOUR["deep_k_means"][0]
+    command = [sys.executable, *first.arguments, "--config.steps=2"]
+    command += [f"--workdir={folder}/runs/tour/{first.workdir}"]  # the last one counts
+    environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "1"}
+    subprocess.run(command, cwd=ROOT, env=environment, check=True)
+    return folder
+
+
 @pytest.mark.parametrize("block", blocks("sh"))
-def test_shell_examples_run(block, tmp_path):
-    """make targets are planned only; everything else is run, in an empty folder."""
+def test_shell_examples_run(block, folder):
+    """make targets are planned only; everything else is run."""
     for line in block.splitlines():
         program, *arguments = shlex.split(line, comments=True)
         if program == "make":
-            command, folder = [program, "-n", *arguments], ROOT
+            command, where = [program, "-n", *arguments], ROOT
             methods = [
                 a.partition("=")[2] for a in arguments if a.startswith("METHOD=")
             ]
             assert set(methods) <= set(TOUR)
         elif program == ".venv/bin/zoo-jax":
-            command, folder = (
-                [sys.executable, "-m", "zoo_jax.cli", *arguments],
-                tmp_path,
-            )
+            command = [sys.executable, "-m", "zoo_jax.cli", *arguments]
+            where = folder
         else:
             pytest.fail(f"no test knows how to run {line!r}")
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}  # installed or not
+        done = subprocess.run(
+            command, cwd=where, env=environment, capture_output=True, text=True
+        )
         assert done.returncode == 0, done.stdout + done.stderr
 
 
