@@ -11,8 +11,8 @@ from zoo_jax.core.errors import ConfigError
 from zoo_jax.core.rng import make_key
 from zoo_jax.core.tree import named_leaves
 from zoo_jax.methods.deep_k_means import make_task
+from zoo_jax.methods.deep_k_means.layers import NETWORK, make_spec
 from zoo_jax.methods.deep_k_means.model import make_module
-from zoo_jax.methods.deep_k_means.task import NETWORK, make_spec
 from zoo_jax.optim.kmeans import assign_params
 from zoo_jax.train.step import build_state, init_state, make_train_step
 

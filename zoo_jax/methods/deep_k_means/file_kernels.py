@@ -11,7 +11,7 @@ import numpy as np
 from zoo_jax.convert import CONV_1D, CONV_2D, CONV_3D, LINEAR
 from zoo_jax.core.errors import ConfigError, WeightsError, closest
 from zoo_jax.core.files import PathLike, read_json
-from zoo_jax.methods.deep_k_means.task import make_spec
+from zoo_jax.methods.deep_k_means.layers import make_spec
 from zoo_jax.optim.kmeans import LayerSpec, resolve_spec
 
 LAYOUTS = ("auto", "torch", "flax")

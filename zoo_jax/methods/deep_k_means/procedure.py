@@ -29,8 +29,9 @@ from zoo_jax.methods.deep_k_means.artefact import (
     save_compressed,
 )
 from zoo_jax.methods.deep_k_means.clustered import Clustered
+from zoo_jax.methods.deep_k_means.layers import NETWORK, make_spec
 from zoo_jax.methods.deep_k_means.model import make_module
-from zoo_jax.methods.deep_k_means.task import NETWORK, make_spec, make_task
+from zoo_jax.methods.deep_k_means.task import make_task
 from zoo_jax.optim.kmeans import LayerSpec, assign_params, resolve_spec
 from zoo_jax.task import RunContext, Task
 

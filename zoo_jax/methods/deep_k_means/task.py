@@ -28,8 +28,6 @@ from zoo_jax.optim.kmeans import (
 from zoo_jax.optim.schedules import build_schedule
 from zoo_jax.task import Aux, Player, Ratio, Task, TrainState
 
-__all__ = ["NETWORK", "make_spec", "make_task"]
-
 
 def make_task(config: ml_collections.ConfigDict, steps: int) -> Task:
     """Builds the training problem of a config.
