@@ -35,6 +35,7 @@ TRANSFORMS = {
     ),
     "share_sum": lambda: share_cluster_updates(TIED),
     "share_mean": lambda: share_cluster_updates(TIED, reduce="mean"),
+    "share_first": lambda: share_cluster_updates(TIED, reduce="first"),
     "freeze": lambda: freeze("conv/*"),
     "sgd": lambda lr=0.1: build_optimizer({**SGD, "lr": float(lr)}, total_steps=9),
     "adamw": lambda lr=0.1: build_optimizer({**ADAM, "lr": float(lr)}, total_steps=9),

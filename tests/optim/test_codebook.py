@@ -59,7 +59,11 @@ def test_assigned_parameters_hold_the_centres_and_nothing_else_moves(assigned):
 )
 def test_shared_rows_stay_shared_over_twenty_steps(assigned, reduce, optimizer):
     params, found = assigned
-    tx = optax.chain(share_cluster_updates(SPEC, reduce=reduce), optimizer)
+    tx = optax.chain(
+        share_cluster_updates(SPEC, reduce=reduce),
+        optimizer,
+        share_cluster_updates(SPEC, reduce="first"),
+    )
     x, y = network(1)["conv"]["kernel"], network(2)["dense"]["kernel"]
 
     def loss(params):
@@ -85,6 +89,21 @@ def test_shared_rows_stay_shared_over_twenty_steps(assigned, reduce, optimizer):
         got = rows(params, name)
         np.testing.assert_array_equal(got, got[first[labels]])
         assert not np.array_equal(got, rows(assigned[0], name))
+
+
+def test_first_copies_one_update_to_the_whole_cluster_bit_for_bit(assigned):
+    params, found = assigned
+    grads = network(4)
+    tx = share_cluster_updates(SPEC, reduce="first")
+    updates, _ = jax.jit(lambda g, p: tx.update(g, tx.init(p), p))(grads, params)
+    for name in ("conv", "dense"):
+        labels = np.asarray(found[f"{name}/kernel"].labels)
+        first = np.array(
+            [np.flatnonzero(labels == i)[0] for i in range(labels.max() + 1)]
+        )
+        np.testing.assert_array_equal(
+            rows(updates, name), rows(grads, name)[first[labels]]
+        )
 
 
 def test_summed_updates_are_the_gradient_with_respect_to_the_centres(assigned):

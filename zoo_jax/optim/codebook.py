@@ -90,16 +90,20 @@ class SharedUpdatesState(NamedTuple):
     """State of `share_cluster_updates`."""
 
     labels: dict[str, Any]  # nested like params, selected kernels only: [n], int32
+    first: dict[str, Any]  # likewise: first sample of each cluster [k], int32
 
 
 def share_cluster_updates(
-    spec: Spec, *, reduce: Literal["sum", "mean"] = "sum"
+    spec: Spec, *, reduce: Literal["sum", "mean", "first"] = "sum"
 ) -> optax.GradientTransformationExtraArgs:
     """Gives all samples of a cluster the same update, so that shared weights stay shared.
 
     Clusters are the groups of equal samples that the parameters hold at `init`. Placed before
-    an elementwise optimiser (SGD with momentum, Adam, weight decay), it trains the centres:
-    weights that start equal stay equal bit for bit.
+    an elementwise optimiser (SGD with momentum, Adam, weight decay), ``"sum"`` or ``"mean"``
+    trains the centres. Equal numbers may still come out of the optimiser different in their
+    last bit, since a compiler may round the body and the rest of a vectorised loop
+    differently. A second link with ``"first"`` at the end of the chain mends that: weights that
+    start equal then stay equal bit for bit.
 
     .. warning:: Start from assigned parameters (`assign_params`); `check_assigned` tells, on
        the host. Under jit nothing can be raised: samples beyond the first ``num_clusters``
@@ -108,10 +112,11 @@ def share_cluster_updates(
     Args:
       spec: See `resolve_spec`.
       reduce: ``"sum"`` is the gradient with respect to the centre; it grows with the size of
-        the cluster. ``"mean"`` keeps the step of a single weight.
+        the cluster. ``"mean"`` keeps the step of a single weight. ``"first"`` copies the
+        update of the cluster's first sample.
 
     Returns:
-      A transformation whose state holds the labels. Other leaves stay as they are.
+      A transformation whose state holds the clusters. Other leaves stay as they are.
 
     Raises:
       ConfigError: for a spec that does not fit, or parameters that are not assigned where
@@ -126,39 +131,46 @@ def share_cluster_updates(
     >>> tx.update(grads, tx.init(params), params)[0]["kernel"].tolist()
     [[0.75, 0.75, 3.0]]
     """
-    if reduce not in ("sum", "mean"):
-        raise ConfigError(
-            f"unknown reduce {reduce!r}: {closest(reduce, ('sum', 'mean'))}"
-        )
+    known = ("sum", "mean", "first")
+    if reduce not in known:
+        raise ConfigError(f"unknown reduce {reduce!r}: {closest(reduce, known)}")
 
     def init_fn(params):
         leaves = named_leaves(params)
         layers = resolve_spec(spec, params)
         if not any(isinstance(leaf, jax.core.Tracer) for leaf in leaves.values()):
             check_assigned(params, spec)
-        labels = {
-            name: clustering.group_equal(
-                layer.matrix(leaves[name]), layer.num_clusters
-            )[0]
+        groups = {
+            name: clustering.group_equal(layer.matrix(leaves[name]), layer.num_clusters)
             for name, layer in layers.items()
         }
-        return SharedUpdatesState(nest(labels))
+        return SharedUpdatesState(
+            labels=nest({name: labels for name, (labels, _, _) in groups.items()}),
+            first=nest({name: first for name, (_, first, _) in groups.items()}),
+        )
 
     def update_fn(updates, state, params=None, **extra):
         del params, extra
         layers = resolve_spec(spec, updates)
-        labels = named_leaves(state.labels)
+        labels, first = named_leaves(state.labels), named_leaves(state.first)
 
         def share(name, update):
             if name not in layers:
                 return update
             layer, label, k = layers[name], labels[name], layers[name].num_clusters
             x = layer.matrix(update)
-            reduction = (
-                clustering.cluster_sums if reduce == "sum" else clustering.centroids
-            )
-            shared = reduction(x, label, k)[jnp.minimum(label, k - 1)]
-            return layer.kernel(jnp.where((label < k)[:, None], shared, x), like=update)
+            if reduce == "first":
+                # The barriers keep the copy a copy: merged with the operations around it, it
+                # would be computed anew, and rounded, at each place.
+                x = jax.lax.optimization_barrier(x)
+                of_cluster = x[jnp.minimum(first[name], len(x) - 1)]
+            elif reduce == "sum":
+                of_cluster = clustering.cluster_sums(x, label, k)
+            else:
+                of_cluster = clustering.centroids(x, label, k)
+            shared = of_cluster[jnp.minimum(label, k - 1)]
+            shared = jnp.where((label < k)[:, None], shared, x)
+            return jax.lax.optimization_barrier(layer.kernel(shared, like=update))
 
         return map_named(share, updates), state
 

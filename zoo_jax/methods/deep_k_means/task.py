@@ -132,10 +132,12 @@ def _make_optimizer(
         )
     if share:
         _require_all(share, ("layers", "reduce"), "share_updates")
-        shared = share_cluster_updates(
-            make_spec(share["layers"]), reduce=share["reduce"]
+        spec = make_spec(share["layers"])
+        return optax.chain(
+            share_cluster_updates(spec, reduce=share["reduce"]),
+            optimizer,
+            share_cluster_updates(spec, reduce="first"),  # bit for bit
         )
-        return optax.chain(shared, optimizer)
     return optimizer
 
 
