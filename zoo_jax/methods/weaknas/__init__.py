@@ -1,0 +1,1 @@
+"""WeakNAS: architecture search by predictors that need to be good near the top only."""
