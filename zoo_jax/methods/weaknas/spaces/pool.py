@@ -89,6 +89,7 @@ SPACES: dict[str, str] = {
     "nas_bench_graph": f"{_HERE}.nas_bench_graph:build_pool",
     "ofa_mobilenet_v3": f"{_HERE}.ofa_mobilenet_v3:build_pool",
     "darts": f"{_HERE}.darts:build_pool",
+    "synthetic": "zoo_jax.methods.weaknas.synthetic:build_pool",
 }
 
 
