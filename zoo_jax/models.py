@@ -48,6 +48,7 @@ class ModelEntry:
 
 
 _DEEP_K_MEANS = "zoo_jax.methods.deep_k_means"
+_U_SAID = "zoo_jax.methods.u_said"
 
 MODELS: dict[str, ModelEntry] = {
     "deep_k_means/wide_resnet_16_4": ModelEntry(
@@ -85,6 +86,27 @@ MODELS: dict[str, ModelEntry] = {
         table=f"{_DEEP_K_MEANS}.convert:googlenet_table",
         example=(1, 224, 224, 3),
         doc="GoogLeNet for ImageNet; normalised RGB -> 1000 logits",
+    ),
+    "u_said/dncnn": ModelEntry(
+        build=f"{_U_SAID}.model:build_dncnn",
+        table=f"{_U_SAID}.convert:dncnn_table",
+        example=(1, 48, 48, 3),
+        network="denoiser",
+        doc="blind colour denoiser; RGB in [0, 1] -> the noise in it",
+    ),
+    "u_said/fpn_segmentation": ModelEntry(
+        build=f"{_U_SAID}.model:build_fpn_segmentation",
+        table=f"{_U_SAID}.convert:fpn_segmentation_table",
+        example=(1, 48, 48, 3),
+        network="segmentation",
+        doc="ResNet-101 pyramid; RGB in [0, 1] minus its mean -> 21 logits at 1/4",
+    ),
+    "u_said/multiscale_denoiser": ModelEntry(
+        build=f"{_U_SAID}.model:build_multiscale_denoiser",
+        table=f"{_U_SAID}.convert:multiscale_denoiser_table",
+        example=(1, 44, 44, 3),
+        network="denoiser",
+        doc="cascaded denoiser; BGR in [0, 255] minus mean -> its restored centre",
     ),
 }
 

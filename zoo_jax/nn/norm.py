@@ -20,17 +20,19 @@ class BatchNorm(nn.Module):
         the running statistics are those of the last batch.
       epsilon: Added to the variance.
       dtype: Dtype of the output.
+      scale_init: Of the factors.
     """
 
     momentum: float = 0.9
     epsilon: float = 1e-5
     dtype: DTypeLike = jnp.float32
+    scale_init: nn.initializers.Initializer = nn.initializers.ones
 
     @nn.compact
     def __call__(self, x: Float[Array, "*b c"], *, train: bool) -> Float[Array, "*b c"]:
         """Normalises by batch statistics and updates the running ones, or by the latter."""
         c = x.shape[-1]
-        scale = self.param("scale", nn.initializers.ones, (c,), jnp.float32)
+        scale = self.param("scale", self.scale_init, (c,), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (c,), jnp.float32)
         running_mean = self.variable(
             "batch_stats", "mean", jnp.zeros, (c,), jnp.float32
