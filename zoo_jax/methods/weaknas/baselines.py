@@ -4,19 +4,19 @@ A `Searcher` is asked for architectures by their index in the pool and told thei
 It keeps its state in ordinary attributes and draws from one numpy generator, so that a
 search is repeated by building it again from the same seed and telling it the same labels.
 
-`weak_predictor_search` of `zoo_jax.optim` is the same game inside jit; `PredictorSearch` plays
-it with predictors that are no JAX functions, such as trees.
+`weak_predictor_search` of `zoo_jax.optim` searches inside jit; `PredictorSearch` is the same
+algorithm for predictors that are no JAX functions, such as trees.
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import Any, Protocol
 
 import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-if TYPE_CHECKING:
-    from zoo_jax.optim.predictors import Predictor
+from zoo_jax.core.errors import ConfigError
+from zoo_jax.optim.predictors import Predictor
 
 Neighbours = Callable[[int], Int[np.ndarray, "q"]]
 NO_MODEL = -1  # what a search without a predictor gives as its predicted best
@@ -180,107 +180,129 @@ class LocalSearch(_Memory):
 
 
 class PredictorSearch(_Memory):
-    """A search around a predictor that is fitted anew to everything labelled so far.
+    """A weak predictor search with a predictor of any kind, fitted anew after every tell.
 
-    With ``candidates="pool"`` it is the weak predictor search: new queries are uniform draws from
-    the best `top_n` of the pool that were not asked; where these are fewer than wanted, the
-    best of the whole ranking that were not asked (arXiv 2102.10490, algorithm 1).
+    New queries are uniform draws from the best `top_n` of the pool that were not asked; where
+    these are fewer than wanted, the best of the whole ranking that were not asked.
 
-    With ``candidates="mutations"`` it is a search in the manner of BANANAS (arXiv 1910.11858):
-    candidates are the architectures one edit away from the `top_n` best asked, and each
-    query is the best of them under an independent draw from the spread of an ensemble,
-    N(mean, deviation) for every candidate.
+    Source: arXiv 2102.10490, algorithm 1; see `zoo_jax.optim.weak_predictor`.
     """
 
     def __init__(
         self,
         features: Float[np.ndarray, "m d"],
-        predictor: "Predictor",
+        predictor: Predictor,
         rng: np.random.Generator,
         *,
         budget: int,
         first: int = 10,
         top_n: int = 100,
-        candidates: Literal["pool", "mutations"] = "pool",
-        neighbours: Neighbours | None = None,
     ):
         """Starts with `first` uniform draws.
 
         Args:
           features: Of every architecture of the pool.
-          predictor: Jitted if it is JAX's; it is called with `budget` rows always.
+          predictor: Jitted if it is JAX's; it is fitted to `budget` rows always.
           rng: Of this search alone.
           budget: The most labels that it will be told.
           first: How many are drawn before the first fit.
           top_n: See above.
-          candidates: See above.
-          neighbours: For mutations: index -> indices one edit away.
         """
         super().__init__(len(features), rng)
-        self._features, self._neighbours = features, neighbours
-        self._predictor = predictor
+        self._features, self._predictor = features, predictor
         self._budget, self._first, self._top_n = budget, first, top_n
-        self._mutate = candidates == "mutations"
-        self._scores: np.ndarray | None = None  # of the pool, after the last tell
+        self._fitted: Any = None  # the predictor's parameters, until the next tell
 
     def tell(self, index: Int[np.ndarray, "q"], value: Float[np.ndarray, "q"]) -> None:
         """Keeps the labels; the next question needs a new fit."""
         super().tell(index, value)
-        self._scores = None
+        self._fitted = None
 
     def predicted_top(self) -> int:
-        """The first of the ranking by the mean over members; ties by index."""
-        return int(np.argmax(self._members().mean(0)))
+        """The first of the ranking; ties by index."""
+        return int(np.argmax(self._scores()))
 
     def ask(self, count: int) -> Int[np.ndarray, "q"]:
-        """Draws from the top of the ranking, or from mutations of the best."""
+        """Uniform draws until there is something to fit."""
         if len(self.order) < self._first:
             return self._uniform(min(count, self._first - len(self.order)))
-        return self._mutations(count) if self._mutate else self._top(count)
+        return self._choose(count)
 
-    def _top(self, count: int) -> Int[np.ndarray, "q"]:
-        ranking = np.argsort(-self._members().mean(0), kind="stable")
-        new = ranking[: self._top_n][~self._asked[ranking[: self._top_n]]]
+    def _choose(self, count: int) -> Int[np.ndarray, "q"]:
+        ranking = np.argsort(-self._scores(), kind="stable")
+        new = ranking[: self._top_n]
+        new = new[~self._asked[new]]
         if len(new) >= count:
             return self._rng.choice(new, count, replace=False)
         return ranking[~self._asked[ranking]][:count]
 
-    def _mutations(self, count: int) -> Int[np.ndarray, "q"]:
-        around = [self._neighbours(int(i)) for i in self._best(self._top_n)]
-        new = self._new(np.concatenate(around))
-        if len(new) < count:
-            new = np.flatnonzero(~self._asked)
-        members = self._members()[:, new]
-        mean, spread = members.mean(0), members.std(0, ddof=1)
-        chosen: list[int] = []
-        for _ in range(min(count, len(new))):
-            draw = self._rng.normal(mean, spread)
-            draw[chosen] = -np.inf
-            chosen.append(int(np.argmax(draw)))
-        return new[chosen]
+    def _scores(self) -> Float[np.ndarray, "m"]:
+        return np.asarray(self._predictor.predict(self._params(), self._features))
 
-    def _members(self) -> Float[np.ndarray, "e m"]:
-        """Fits once after each tell."""
-        if self._scores is None:
+    def _params(self) -> Any:
+        if self._fitted is None:
             index = np.asarray(self.order)
             value = self._label[index]
             kept = np.isfinite(value)
             # Statistics of what was asked alone: the rest of the table is not known.
-            spread = value[kept].std() if kept.any() else 1.0
             centre = value[kept].mean() if kept.any() else 0.0
-            padded = np.zeros(self._budget, np.float32)
-            padded[: len(index)] = np.where(kept, (value - centre) / (spread or 1.0), 0)
-            mask = np.zeros(self._budget, np.float32)
-            mask[: len(index)] = kept
+            spread = value[kept].std() if kept.any() else 1.0
             inputs = np.zeros((self._budget, self._features.shape[1]), np.float32)
+            values, mask = np.zeros((2, self._budget), np.float32)
             inputs[: len(index)] = self._features[index]
-            self._scores = self._fit(inputs, padded, mask)
-        return self._scores
+            values[: len(index)] = np.where(kept, (value - centre) / (spread or 1.0), 0)
+            mask[: len(index)] = kept
+            start, fit = jax.random.split(jax.random.key(self._rng.integers(2**31)))
+            params = self._predictor.init(start, inputs)
+            self._fitted = self._predictor.fit(fit, inputs, values, mask, params)
+        return self._fitted
 
-    def _fit(self, inputs: Any, values: Any, mask: Any) -> Float[np.ndarray, "e m"]:
-        key = jax.random.key(int(self._rng.integers(2**31)))
-        start, fit = jax.random.split(key)
-        params = self._predictor.init(start, self._features)
-        params = self._predictor.fit(fit, inputs, values, mask, params)
-        scores = self._predictor.predict_members(params, self._features)
-        return np.asarray(scores, np.float64)
+
+class MutationSearch(PredictorSearch):
+    """Bayesian optimisation over mutations of the best, in the manner of BANANAS.
+
+    Candidates are the architectures one edit away from the `parents` best asked. Each query
+    is the best candidate under an independent draw from N(mean, deviation) of the predictor.
+
+    Source: arXiv 1910.11858, algorithm 1 with independent Thompson sampling. Its path encoding
+    and its ensemble of deep narrow networks are not part of this class: it takes the features of
+    the pool and any predictor that knows its doubt (`Predictor.predict_moments`).
+    """
+
+    def __init__(
+        self,
+        features: Float[np.ndarray, "m d"],
+        predictor: Predictor,
+        neighbours: Neighbours,
+        rng: np.random.Generator,
+        *,
+        budget: int,
+        first: int = 10,
+        parents: int = 5,
+    ):
+        """As `PredictorSearch`.
+
+        Raises:
+          ConfigError: if the predictor does not know its doubt.
+        """
+        if predictor.predict_moments is None:
+            raise ConfigError(
+                "a search over mutations needs a predictor with a deviation: members=5 makes"
+                " an ensemble"
+            )
+        super().__init__(features, predictor, rng, budget=budget, first=first)
+        self._neighbours, self._parents = neighbours, parents
+
+    def _choose(self, count: int) -> Int[np.ndarray, "q"]:
+        around = [self._neighbours(int(i)) for i in self._best(self._parents)]
+        new = self._new(np.concatenate(around))
+        if len(new) < count:
+            new = np.flatnonzero(~self._asked)
+        moments = self._predictor.predict_moments(self._params(), self._features)
+        mean, deviation = (np.asarray(part, np.float64)[new] for part in moments)
+        chosen: list[int] = []
+        for _ in range(min(count, len(new))):
+            draw = self._rng.normal(mean, deviation)
+            draw[chosen] = -np.inf
+            chosen.append(int(np.argmax(draw)))
+        return new[chosen]
