@@ -165,8 +165,8 @@ def test_more_clusters_than_samples_are_one_line_with_the_numbers(tmp_path):
         "from experiments.configs.deep_k_means import digits_cnn\n"
         "def get_config(arg=None):\n"
         "    c = digits_cnn.get_config('tiny,stage=retrain')\n"
-        "    layers = [dict(path='conv2/kernel', num_clusters=10**6)]\n"
-        "    c.regularization.layers = layers\n"
+        "    layers = [dict(path='network/conv2/kernel', num_clusters=10**6)]\n"
+        "    c.optim.kmeans.layers = layers\n"
         "    return c\n"
     )
     done = call("train", f"--config={config}", f"--workdir={tmp_path / 'x'}")

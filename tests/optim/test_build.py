@@ -8,6 +8,7 @@ import pytest
 
 from zoo_jax.core.errors import ConfigError
 from zoo_jax.optim.build import build_optimizer
+from zoo_jax.optim.kmeans import kmeans_regularization
 
 W = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
 B = np.random.default_rng(1).normal(size=4).astype(np.float32)
@@ -140,3 +141,77 @@ def test_a_decay_mask_that_matches_nothing_raises_at_init():
     tx = build_optimizer(section, total_steps=10)
     with pytest.raises(ConfigError, match="kernl"):
         tx.init({"dense": {"kernel": jnp.ones((2, 3))}})
+
+
+COLUMNS = [dict(path="dense/kernel", num_clusters=2, samples="filter")]
+
+
+def kmeans(**changes):
+    section = dict(layers=COLUMNS, strength=0.5, relaxation="labels", refresh_every=1)
+    return section | changes
+
+
+def step_of(section):
+    params = {"dense": {"kernel": jnp.asarray(W), "bias": jnp.asarray(B)}}
+    grads = jax.tree.map(jnp.cos, params)
+    tx = build_optimizer(section, total_steps=10)
+    updates, _ = jax.jit(tx.update)(grads, tx.init(params), params)
+    return optax.apply_updates(params, updates)["dense"]
+
+
+def pull():
+    """W minus the mean of its cluster, columns being the samples."""
+    spec = {"dense/kernel": dict(num_clusters=2, samples="filter")}
+    link = kmeans_regularization(1.0, spec, refresh_every=1, relaxation="labels")
+    params = {"dense": {"kernel": jnp.asarray(W)}}
+    zero = jax.tree.map(jnp.zeros_like, params)
+    return link.update(zero, link.init(params), params)[0]["dense"]["kernel"]
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
+def test_the_kmeans_penalty_pulls_by_rate_times_strength_whatever_the_optimiser(name):
+    plain = step_of(dict(name=name, lr=0.1))
+    pulled = step_of(dict(name=name, lr=0.1, kmeans=kmeans()))
+    expected = plain["kernel"] - 0.1 * 0.5 * pull()
+    np.testing.assert_allclose(pulled["kernel"], expected, rtol=1e-5, atol=1e-7)
+    np.testing.assert_array_equal(pulled["bias"], plain["bias"])
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam"])
+def test_shared_columns_stay_shared_bit_for_bit(name):
+    params = {"dense": {"kernel": jnp.asarray(W[:, [0, 1, 0, 1]]), "bias": B}}
+    share = dict(layers=COLUMNS, reduce="mean")
+    section = dict(name=name, lr=0.1, weight_decay=0.01, share_updates=share)
+    tx = build_optimizer(section, total_steps=10)
+    state = tx.init(params)
+    for i in range(3):
+        noise = np.random.default_rng(i).normal(size=W.shape).astype(np.float32)
+        grads = {"dense": {"kernel": jnp.asarray(noise), "bias": jnp.asarray(B)}}
+        updates, state = jax.jit(tx.update)(grads, state, params)
+        params = optax.apply_updates(params, updates)
+    kernel = np.asarray(params["dense"]["kernel"])
+    assert np.abs(kernel - W[:, [0, 1, 0, 1]]).max() > 0.01
+    np.testing.assert_array_equal(kernel[:, :2], kernel[:, 2:])
+
+
+@pytest.mark.parametrize(
+    ("links", "match"),
+    [
+        (dict(kmeans=dict(strength=1.0)), "optim.kmeans lacks 'layers'"),
+        (dict(kmeans=kmeans(power=2)), "optim.kmeans.power"),
+        (dict(share_updates=dict(layers=COLUMNS)), "lacks 'reduce'"),
+        (
+            dict(kmeans=kmeans(), share_updates=dict(layers=COLUMNS, reduce="sum")),
+            "exclude each other",
+        ),
+    ],
+)
+def test_sections_of_links_that_do_not_fit_are_one_clear_error(links, match):
+    with pytest.raises(ConfigError, match=match):
+        build_optimizer(dict(name="sgd", lr=0.1, **links), total_steps=10)
+
+
+def test_an_empty_section_is_without_the_link():
+    plain = step_of(dict(name="adam", lr=0.1))
+    same = step_of(dict(name="adam", lr=0.1, kmeans={}, share_updates=None))
+    np.testing.assert_array_equal(plain["kernel"], same["kernel"])

@@ -1,7 +1,7 @@
 """Optimisers from a config section."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -9,6 +9,8 @@ import optax
 
 from zoo_jax.core.config import require_keys, to_dict
 from zoo_jax.core.errors import ConfigError, closest
+from zoo_jax.optim.kmeans import kmeans_regularization, share_cluster_updates
+from zoo_jax.optim.layer_spec import make_spec
 from zoo_jax.optim.masks import freeze, mask
 from zoo_jax.optim.schedules import build_schedule
 
@@ -19,6 +21,8 @@ _COMMON = {
     "weight_decay_mask": None,
     "clip": None,
     "freeze": None,
+    "kmeans": None,
+    "share_updates": None,
 }
 _KEYS: dict[str, dict[str, Any]] = {
     "sgd": {**_COMMON, "momentum": 0.0, "nesterov": False},
@@ -35,13 +39,22 @@ def build_optimizer(
     The links, in this order: clip the gradient's global norm to `clip`; for sgd and adam add
     ``weight_decay * w`` to the gradient (coupled, what PyTorch's optimisers of these names do);
     momentum or Adam's moments; for adamw add ``weight_decay * w`` to the result (decoupled);
-    multiply by minus the learning rate; zero the updates of frozen leaves.
+    multiply by minus the learning rate; zero the updates of frozen leaves. Two sections of
+    Deep k-Means (arXiv 1806.09228) make any task's networks compressible:
+
+    - ``kmeans``, a `kmeans_regularization`: `layers` (see `make_spec`), `strength` and its
+      `schedule`, `relaxation`, `refresh_every`, `seed`. With sgd a loss term, the first link of
+      all. Adam would rescale such a term, so with adam and adamw it is decoupled: a pull by
+      learning rate x strength after the optimiser.
+    - ``share_updates``, a `share_cluster_updates`: `layers` and `reduce`, for training the
+      centres of a network whose kernels are assigned already. First link and last.
 
     Args:
       section: `name` (sgd, adam, adamw) and `lr` are needed. `schedule` is a section for
         `build_schedule` and multiplies `lr`. `weight_decay_mask` and `freeze` are lists of
         path patterns (`masks.mask`); without the first everything is decayed. sgd takes
         `momentum` and `nesterov`, the others `b1`, `b2`, `eps`; defaults are PyTorch's.
+        Empty or None for `kmeans` and `share_updates` is without.
       total_steps: Length of the run, for the schedule.
 
     Raises:
@@ -66,7 +79,15 @@ def build_optimizer(
     if keys["schedule"] is not None:
         rate = build_schedule(rate, keys["schedule"], total_steps=total_steps)
 
-    links = []
+    kmeans = _kmeans(keys, rate if name != "sgd" else None, total_steps)
+    share = _share_updates(keys)
+    if kmeans and share:
+        raise ConfigError(
+            "optim.kmeans and optim.share_updates exclude each other: the first moves "
+            "samples toward shared ones, the second needs samples that are shared already"
+        )
+
+    links = share[:1] + (kmeans if name == "sgd" else [])
     if keys["clip"] is not None:
         if _number(keys, "clip") == 0:
             raise ConfigError("optim.clip must be above 0, got 0; None does not clip")
@@ -87,9 +108,59 @@ def build_optimizer(
         )
         links += [*decay, moments] if name == "adam" else [moments, *decay]
     links.append(optax.scale_by_learning_rate(rate))
+    links += kmeans if name != "sgd" else []
     if keys["freeze"]:
         links.append(freeze(keys["freeze"]))
+    links += share[1:]
     return optax.with_extra_args_support(optax.chain(*links))
+
+
+def _kmeans(
+    keys: Mapping[str, Any], rate: float | optax.Schedule | None, total_steps: int
+) -> list[optax.GradientTransformationExtraArgs]:
+    needed = ("layers", "strength", "relaxation", "refresh_every")
+    section = _section(keys, "kmeans", needed, optional=("schedule", "seed"))
+    if not section:
+        return []
+    schedule = section.get("schedule")
+    return [
+        kmeans_regularization(
+            build_schedule(section["strength"], schedule, total_steps=total_steps),
+            make_spec(section["layers"]),
+            refresh_every=section["refresh_every"],
+            relaxation=section["relaxation"],
+            seed=section.get("seed", 0),
+            decoupled=rate is not None,
+            learning_rate=rate,
+        )
+    ]
+
+
+def _share_updates(
+    keys: Mapping[str, Any],
+) -> list[optax.GradientTransformationExtraArgs]:
+    section = _section(keys, "share_updates", ("layers", "reduce"))
+    if not section:
+        return []
+    spec = make_spec(section["layers"])
+    return [
+        share_cluster_updates(spec, reduce=section["reduce"]),
+        share_cluster_updates(spec, reduce="first"),  # bit for bit
+    ]
+
+
+def _section(
+    keys: Mapping[str, Any], name: str, needed: Sequence[str], optional: Sequence = ()
+) -> dict[str, Any]:
+    section = to_dict(keys[name] or {})
+    if section:
+        require_keys(section, (*needed, *optional), f"optim.{name}")
+    for key in needed if section else ():
+        if key not in section:
+            raise ConfigError(
+                f"optim.{name} lacks {key!r}: it needs {', '.join(needed)}"
+            )
+    return section
 
 
 def _decay(keys: Mapping[str, Any]) -> list[optax.GradientTransformation]:

@@ -1,6 +1,7 @@
 """Which kernels are clustered, and how: path patterns -> `LayerSpec`."""
 
 import dataclasses
+import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, get_args
 
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 import ml_collections
 from jaxtyping import Array, Float
 
-from zoo_jax.core.config import require_keys
+from zoo_jax.core.config import require_keys, to_dict
 from zoo_jax.core.errors import ConfigError, closest
 from zoo_jax.core.tree import first_match, named_leaves
 from zoo_jax.core.types import Params
@@ -106,6 +107,40 @@ def resolve_spec(spec: Spec, params: Params) -> dict[str, LayerSpec]:
             _check(pattern, name, leaves[name], layer)
             out[name] = layer
     return out
+
+
+def make_spec(layers: Sequence[Mapping[str, Any]]) -> dict[str, LayerSpec | None]:
+    """Reads which kernels are clustered, and how, from a config.
+
+    A list, since the first pattern that matches decides and config sections are sorted.
+
+    Args:
+      layers: Entries ``dict(path="network/conv2/kernel", num_clusters=16, ...)`` with a
+        shell-style pattern and the fields of `LayerSpec`; without ``num_clusters`` a match is
+        left alone.
+
+    Returns:
+      A spec for `resolve_spec`.
+
+    Raises:
+      ConfigError: for an entry without ``path`` or with a field that does not exist.
+
+    >>> make_spec([{"path": "stem/*"}, {"path": "*/kernel", "num_clusters": 8}])
+    ... # doctest: +NORMALIZE_WHITESPACE
+    {'stem/*': None, '*/kernel': LayerSpec(num_clusters=8, samples='row', core=0.0,
+     row_length=None)}
+    """
+    fields = ("path", *inspect.signature(LayerSpec).parameters)
+    spec: dict[str, LayerSpec | None] = {}
+    for index, entry in enumerate(map(to_dict, layers)):
+        require_keys(entry, fields, f"layers[{index}]")
+        pattern = entry.pop("path", None)
+        if not isinstance(pattern, str):
+            raise ConfigError(f"layers[{index}] needs a path pattern, got {pattern!r}")
+        if entry and "num_clusters" not in entry:
+            raise ConfigError(f"layers[{index}] ({pattern!r}) lacks num_clusters")
+        spec[pattern] = LayerSpec(**entry) if entry else None
+    return spec
 
 
 def _require_no_overlap(patterns: Iterable[str], leaves: Iterable[str]) -> None:

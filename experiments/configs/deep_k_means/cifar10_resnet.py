@@ -51,14 +51,14 @@ def get_config(arg=None):
         weight_decay=1e-4,
         schedule=dict(name="cosine"),
     )
-    c.regularization = dict()
     if opt.stage == "retrain" and opt.arm != "plain":
-        c.regularization = dict(
+        c.optim.kmeans = dict(
             layers=layers(16),
             strength=1.0,
             schedule=dict(name="exponential", start=0.01, end=1.0, steps=0.8),
             relaxation=opt.arm,
             refresh_every=EPOCH,
+            seed=opt.seed,
         )
     augment = [dict(name="random_crop", pad=4), dict(name="horizontal_flip")]
     c.data = dict(
@@ -86,7 +86,10 @@ def get_config(arg=None):
 
 def layers(k):
     """All convolutions but the first."""
-    return [dict(path="conv1/kernel"), dict(path="*conv*/kernel", num_clusters=k)]
+    return [
+        dict(path="network/conv1/kernel"),
+        dict(path="network/*conv*/kernel", num_clusters=k),
+    ]
 
 
 def stream(split, batch, augment=()):
@@ -104,8 +107,8 @@ def make_tiny(c):
     c.model.depth = 8
     if c.eval:
         c.eval.test.every = 2
-    if c.regularization:
-        c.regularization.update(layers=layers(6), refresh_every=1)
+    if "kmeans" in c.optim:
+        c.optim.kmeans.update(layers=layers(6), refresh_every=1)
     for split, section in c.data.items():
         c.data[split] = dict(
             name="synthetic_images",

@@ -65,14 +65,14 @@ def get_config(arg=None):
     if opt.stage != "pretrain":  # ours
         c.optim.lr = 0.01 if opt.stage == "retrain" else 0.001
         c.optim.schedule = dict(name="cosine")
-    c.regularization = dict()
     if opt.stage == "retrain" and opt.arm != "plain":  # ours, but for the layers
-        c.regularization = dict(
+        c.optim.kmeans = dict(
             layers=layers("x45"),
             strength=1.0,
             schedule=dict(name="exponential", start=0.01, end=1.0, steps=0.5),
             relaxation=opt.arm,
             refresh_every=EPOCH,
+            seed=opt.seed,
         )
     augment = [dict(name="random_crop", pad=4), dict(name="horizontal_flip")]
     # CIFAR-10 has no validation split; the last 5,000 training images serve as one.
@@ -104,7 +104,7 @@ def layers(setting):
     """One entry per convolution."""
     out = []
     for layer, (k, core) in (COMMON | SETTINGS[setting]).items():
-        entry = dict(path=f"{layer}/kernel")
+        entry = dict(path=f"network/{layer}/kernel")
         out.append(entry if k is None else entry | dict(num_clusters=k, core=core))
     return out
 
@@ -121,9 +121,12 @@ def make_tiny(c):
     """Made-up images, the thinnest network, two steps; every stage starts from scratch."""
     c.steps, c.log_every, c.init_from = 2, 1, ""
     c.model.update(depth=10, widen=1)
-    every = [dict(path="conv1/kernel"), dict(path="*conv*/kernel", num_clusters=6)]
-    if c.regularization:
-        c.regularization.update(layers=every, refresh_every=1)
+    every = [
+        dict(path="network/conv1/kernel"),
+        dict(path="network/*conv*/kernel", num_clusters=6),
+    ]
+    if "kmeans" in c.optim:
+        c.optim.kmeans.update(layers=every, refresh_every=1)
     for split, section in c.data.items():
         c.data[split] = dict(
             name="synthetic_images",

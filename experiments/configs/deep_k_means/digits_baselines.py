@@ -43,7 +43,10 @@ def get_config(arg=None):
     c.loss = dict(label_smoothing=0.0)
     c.optim = dict(name="sgd", lr=0.05, momentum=0.9, weight_decay=0.0)
     c.optim.schedule = dict(name="cosine")
-    rows = [dict(path="conv1/kernel"), dict(path="conv*/kernel", num_clusters=8)]
+    rows = [
+        dict(path="network/conv1/kernel"),
+        dict(path="network/conv*/kernel", num_clusters=8),
+    ]
     mixing = dict(name="adam", lr=3e-3)
     sharing = {
         "straight_through": dict(
@@ -54,8 +57,8 @@ def get_config(arg=None):
         ),
         "soft": dict(  # numbers of the authors' tutorial
             layers=[
-                dict(path="conv1/kernel"),
-                dict(path="conv*/kernel", num_clusters=16, samples="scalar"),
+                dict(path="network/conv1/kernel"),
+                dict(path="network/conv*/kernel", num_clusters=16, samples="scalar"),
             ],
             tau=0.003,
             data_size=IMAGES,

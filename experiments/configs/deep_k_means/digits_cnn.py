@@ -39,14 +39,14 @@ def get_config(arg=None):
         weight_decay=5e-4 if opt.stage == "pretrain" else 0.0,
         schedule=dict(name="cosine"),
     )
-    c.regularization = dict()
     if opt.stage == "retrain" and opt.arm != "plain":
-        c.regularization = dict(
+        c.optim.kmeans = dict(
             layers=layers(4),
             strength=0.5,
             schedule=dict(name="exponential", start=0.01, end=1.0, steps=0.5),
             relaxation=opt.arm,
             refresh_every=EPOCH,
+            seed=opt.seed,
         )
     c.data = dict(
         train=stream("train", BATCH),
@@ -74,7 +74,10 @@ def get_config(arg=None):
 
 def layers(k):
     """All convolutions but the first, which is small and close to the image."""
-    return [dict(path="conv1/kernel"), dict(path="conv*/kernel", num_clusters=k)]
+    return [
+        dict(path="network/conv1/kernel"),
+        dict(path="network/conv*/kernel", num_clusters=k),
+    ]
 
 
 def stream(split, batch):
@@ -86,8 +89,8 @@ def make_tiny(c):
     """Made-up images, a few channels, two steps; every stage starts from scratch."""
     c.steps, c.log_every, c.init_from = 2, 1, ""
     c.model.widths = [4, 6, 8]
-    if c.regularization:
-        c.regularization.refresh_every = 1
+    if "kmeans" in c.optim:
+        c.optim.kmeans.refresh_every = 1
     for split, section in c.data.items():
         c.data[split] = dict(
             name="synthetic_images",

@@ -44,14 +44,14 @@ def get_config(arg=None):
         weight_decay=1e-4,
         schedule=dict(name="cosine"),
     )
-    c.regularization = dict()
     if opt.stage == "retrain" and opt.arm != "plain":
-        c.regularization = dict(
+        c.optim.kmeans = dict(
             layers=layers(64),
             strength=1.0,
             schedule=dict(name="exponential", start=0.01, end=1.0, steps=0.8),
             relaxation=opt.arm,
             refresh_every=EPOCH // 4,
+            seed=opt.seed,
         )
     augment = [
         dict(name="resize", size=256),
@@ -83,7 +83,10 @@ def get_config(arg=None):
 
 def layers(k):
     """All convolutions but the first; the rows of a 1x1 convolution are single weights."""
-    return [dict(path="conv1/*"), dict(path="*conv/kernel", num_clusters=k)]
+    return [
+        dict(path="network/conv1/*"),
+        dict(path="network/*conv/kernel", num_clusters=k),
+    ]
 
 
 def stream(split, batch, before):
@@ -104,8 +107,8 @@ def make_tiny(c):
     c.model.update(num_classes=10, num_blocks=1, dtype="float32")
     if c.eval:
         c.eval.valid.every = 2
-    if c.regularization:
-        c.regularization.update(layers=layers(6), refresh_every=1)
+    if "kmeans" in c.optim:
+        c.optim.kmeans.update(layers=layers(6), refresh_every=1)
     for split, section in c.data.items():
         c.data[split] = dict(
             name="synthetic_images",

@@ -50,9 +50,8 @@ def get_config(arg=None):
         weight_decay=5e-4 if opt.stage == "pretrain" else 0.0,
         schedule=dict(name="cosine"),
     )
-    c.regularization = dict()
     if opt.stage == "retrain" and opt.arm != "plain":
-        c.regularization = dict(
+        c.optim.kmeans = dict(
             layers=layers(4),
             # Rows move by about lr * strength / (1 - momentum) of their distance per step:
             # they meet half-way through, while the rate is still high enough to adapt.
@@ -60,6 +59,7 @@ def get_config(arg=None):
             schedule=dict(name="exponential", start=0.01, end=1.0, steps=0.5),
             relaxation=opt.arm,
             refresh_every=EPOCH // 2,
+            seed=opt.seed,
         )
     shift = [dict(name="random_crop", pad=2)]
     c.data = dict(
@@ -89,7 +89,10 @@ def get_config(arg=None):
 
 def layers(k):
     """All convolutions but the first, which is small and close to the image."""
-    return [dict(path="conv1/kernel"), dict(path="conv*/kernel", num_clusters=k)]
+    return [
+        dict(path="network/conv1/kernel"),
+        dict(path="network/conv*/kernel", num_clusters=k),
+    ]
 
 
 def stream(split, batch, augment=()):
@@ -101,8 +104,8 @@ def make_tiny(c):
     """Made-up images, a few channels, two steps; every stage starts from scratch."""
     c.steps, c.log_every, c.init_from = 2, 1, ""
     c.model.widths = [4, 5, 6, 8]
-    if c.regularization:
-        c.regularization.refresh_every = 1
+    if "kmeans" in c.optim:
+        c.optim.kmeans.refresh_every = 1
     for split, section in c.data.items():
         c.data[split] = dict(
             name="synthetic_images",

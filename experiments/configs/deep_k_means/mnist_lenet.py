@@ -39,14 +39,14 @@ def get_config(arg=None):
         weight_decay=5e-4 if opt.stage == "pretrain" else 0.0,
         schedule=dict(name="cosine"),
     )
-    c.regularization = dict()
     if opt.stage == "retrain" and opt.arm != "plain":
-        c.regularization = dict(
+        c.optim.kmeans = dict(
             layers=layers(16),
             strength=1.0,
             schedule=dict(name="exponential", start=0.01, end=1.0, steps=0.5),
             relaxation=opt.arm,
             refresh_every=EPOCH,
+            seed=opt.seed,
         )
     # MNIST has no validation split; the last 10,000 training digits serve as one.
     c.data = dict(
@@ -76,8 +76,8 @@ def get_config(arg=None):
 def layers(k):
     """All weights but the last layer: rows of 5, those of the windows where there are any."""
     return [
-        dict(path="conv*/kernel", num_clusters=k),
-        dict(path="ip1/kernel", num_clusters=k, row_length=5),
+        dict(path="network/conv*/kernel", num_clusters=k),
+        dict(path="network/ip1/kernel", num_clusters=k, row_length=5),
     ]
 
 
@@ -89,8 +89,8 @@ def stream(split, batch):
 def make_tiny(c):
     """Made-up images and two steps; every stage starts from scratch."""
     c.steps, c.log_every, c.init_from = 2, 1, ""
-    if c.regularization:
-        c.regularization.refresh_every = 1
+    if "kmeans" in c.optim:
+        c.optim.kmeans.refresh_every = 1
     for split, section in c.data.items():
         c.data[split] = dict(
             name="synthetic_images",

@@ -158,7 +158,10 @@ def test_a_network_without_norms_is_compressed_too(tmp_path, root):
     [
         ({"arms": {}}, "config.arms is empty"),
         ({"budgets": {}}, "config.budgets is empty"),
-        ({"budgets": {"none": [{"path": "conv1/kernel"}]}}, "selects no kernel"),
+        (
+            {"budgets": {"none": [{"path": "network/conv1/kernel"}]}},
+            "selects no kernel",
+        ),
         ({"compress": {"stream": "test"}}, "lacks 'norm_batches'"),
     ],
 )

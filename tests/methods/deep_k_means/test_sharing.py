@@ -16,8 +16,8 @@ from zoo_jax.methods.deep_k_means.sharing import SHARING, make_sharing
 from zoo_jax.optim.samples import to_matrix
 from zoo_jax.train.step import build_state, make_train_step
 
-ROWS = [dict(path="conv1/*"), dict(path="conv*/kernel", num_clusters=5)]
-SCALARS = [dict(path="conv*/kernel", num_clusters=4, samples="scalar")]
+ROWS = [dict(path="network/conv1/*"), dict(path="network/conv*/kernel", num_clusters=5)]
+SCALARS = [dict(path="network/conv*/kernel", num_clusters=4, samples="scalar")]
 SGD, ADAM = dict(name="sgd", lr=0.05), dict(name="adam", lr=1e-4)
 WAYS = {
     "straight_through": dict(
@@ -251,7 +251,7 @@ def test_without_a_section_nothing_changes():
         ),
         (
             "differentiable",
-            dict(layers=[dict(path="conv2/kernel", num_clusters=2, core=0.5)]),
+            dict(layers=[dict(path="network/conv2/kernel", num_clusters=2, core=0.5)]),
             "sharing has no core",
         ),
     ],
@@ -267,6 +267,6 @@ def test_a_missing_key_and_a_second_way_are_one_clear_error():
     with pytest.raises(ConfigError, match="sharing lacks 'tau'"):
         make_task(config, 6)
     config = make_config("soft")
-    config.share_updates = dict(layers=ROWS, reduce="sum")
-    with pytest.raises(ConfigError, match="sharing and share_updates exclude"):
+    config.optim.share_updates = dict(layers=ROWS, reduce="sum")
+    with pytest.raises(ConfigError, match="sharing and optim\\.share_updates exclude"):
         make_task(config, 6)

@@ -16,7 +16,13 @@ from zoo_jax.methods.deep_k_means.model import make_module
 from zoo_jax.optim.kmeans import assign_params
 from zoo_jax.train.step import build_state, init_state, make_train_step
 
-LAYERS = [dict(path="conv1/*"), dict(path="conv*/kernel", num_clusters=5)]
+LAYERS = [
+    dict(path="network/conv1/*"),
+    dict(path="network/conv*/kernel", num_clusters=5),
+]
+
+
+LINKS = ("kmeans", "share_updates")  # of optim
 
 
 def make_config(**sections):
@@ -27,12 +33,12 @@ def make_config(**sections):
             optim=dict(name="sgd", lr=0.1, momentum=0.9),
         )
     )
-    for name, section in sections.items():
-        config[name] = section
+    for name, section in sorted(sections.items(), key=lambda item: item[0] in LINKS):
+        (config.optim if name in LINKS else config)[name] = section
     return config
 
 
-def regularization(**changes):
+def kmeans(**changes):
     return {
         "layers": LAYERS,
         "strength": 1.0,
@@ -80,7 +86,7 @@ def rows_of(params, layer):
 
 
 def test_the_penalty_gathers_rows_and_is_logged(batch, plain):
-    config = make_config(regularization=regularization(strength=2.0))
+    config = make_config(kmeans=kmeans(strength=2.0))
     _, pulled, history = train(config, batch, 12)
     costs = [h["kmeans_cost"] for h in history[1:]]  # the first clusters come in step 1
     assert costs[-1] < 0.3 * costs[0] < 0.3
@@ -98,7 +104,7 @@ def test_layers_left_alone_are_not_pulled(batch):
     # Without momentum one step differs by exactly the pull, and only where it acts.
     sgd = dict(name="sgd", lr=0.1)
     _, plain, _ = train(make_config(optim=sgd), batch, 1)
-    config = make_config(optim=sgd, regularization=regularization())
+    config = make_config(optim=sgd, kmeans=kmeans())
     _, pulled, _ = train(config, batch, 1)
     moved = {
         name
@@ -109,7 +115,7 @@ def test_layers_left_alone_are_not_pulled(batch):
 
 
 def test_spectral_penalty_warns_that_rows_make_it_zero(batch):
-    config = make_config(regularization=regularization(relaxation="spectral"))
+    config = make_config(kmeans=kmeans(relaxation="spectral"))
     with pytest.warns(UserWarning, match="identically zero"):
         _, _, history = train(config, batch, 2)
     # Not quite zero where it is measured: F is that of the step before.
@@ -117,11 +123,11 @@ def test_spectral_penalty_warns_that_rows_make_it_zero(batch):
 
 
 def test_spectral_penalty_is_alive_on_filters(batch):
-    layers = [dict(path="conv3/kernel", num_clusters=2, samples="filter")]
-    section = regularization(relaxation="spectral", layers=layers)
+    layers = [dict(path="network/conv3/kernel", num_clusters=2, samples="filter")]
+    section = kmeans(relaxation="spectral", layers=layers)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        _, _, history = train(make_config(regularization=section), batch, 8)
+        _, _, history = train(make_config(kmeans=section), batch, 8)
     assert 0 < history[-1]["kmeans_cost"] < 0.5 * history[1]["kmeans_cost"]
 
 
@@ -135,7 +141,7 @@ def test_strength_follows_its_schedule(batch):
         {"strength": 1.0},
         {"strength": 1.0, "schedule": schedule},
     ):
-        config = make_config(optim=sgd, regularization=regularization(**section))
+        config = make_config(optim=sgd, kmeans=kmeans(**section))
         _, state, _ = train(config, batch, 1)
         kernels.append(np.asarray(state.params[NETWORK]["conv2"]["kernel"]))
     none, full, half = kernels
@@ -219,13 +225,13 @@ def test_metrics_leave_padded_examples_out(batch):
         (dict(model=dict(name="digits_cnn", dtype="int8")), "model.dtype"),
         (dict(loss=dict(label_smoothing=1.0)), "label_smoothing"),
         (dict(loss=dict(smoothing=0.1)), "unknown key loss.smoothing"),
-        (dict(regularization=dict(layers=LAYERS)), "lacks 'strength'"),
-        (dict(regularization=regularization(power=2)), "regularization.power"),
-        (dict(regularization=regularization(relaxation="soft")), "'soft'"),
+        (dict(kmeans=dict(layers=LAYERS)), "lacks 'strength'"),
+        (dict(kmeans=kmeans(power=2)), "optim.kmeans.power"),
+        (dict(kmeans=kmeans(relaxation="soft")), "'soft'"),
         (dict(share_updates=dict(layers=LAYERS)), "lacks 'reduce'"),
         (
             dict(
-                regularization=regularization(),
+                kmeans=kmeans(),
                 share_updates=dict(layers=LAYERS, reduce="sum"),
             ),
             "exclude each other",

@@ -4,7 +4,7 @@ from zoo_jax.methods.deep_k_means.procedure import compress
 from zoo_jax.methods.deep_k_means.task import make_task
 
 CONFIG_KEYS = (
-    *("model", "optim", "loss", "regularization", "share_updates", "sharing"),
+    *("model", "optim", "loss", "sharing"),
     *("arms", "budgets", "fine_tune", "compress"),
 )
 procedures = {"compress": compress}

@@ -11,8 +11,7 @@ import numpy as np
 from zoo_jax.convert import CONV_1D, CONV_2D, CONV_3D, LINEAR
 from zoo_jax.core.errors import ConfigError, WeightsError, closest
 from zoo_jax.core.files import PathLike, read_json
-from zoo_jax.methods.deep_k_means.layers import make_spec
-from zoo_jax.optim.kmeans import LayerSpec, resolve_spec
+from zoo_jax.optim.layer_spec import LayerSpec, make_spec, resolve_spec
 
 LAYOUTS = ("auto", "torch", "flax")
 TORCH = {2: LINEAR, 3: CONV_1D, 4: CONV_2D, 5: CONV_3D}  # by number of axes
@@ -106,7 +105,7 @@ def resolve(
         shape = ours.shape if layout == "torch" else array.shape
         shapes[name] = jax.ShapeDtypeStruct(shape, array.dtype)
     try:
-        layers = resolve_spec(make_spec(spec, prefix=""), shapes)
+        layers = resolve_spec(make_spec(spec), shapes)
     except TypeError as error:  # a string where a number belongs
         raise ConfigError(f"the spec holds a value of a wrong type: {error}") from None
     if not layers:

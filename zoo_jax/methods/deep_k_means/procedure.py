@@ -240,7 +240,7 @@ class _Bench:
     ) -> Variables:
         """Trains everything that is stored plainly, and the centres, with the common loop."""
         fit = _loop_config(self.config)
-        fit.share_updates = {"layers": layers, "reduce": self.options["reduce"]}
+        fit.optim.share_updates = {"layers": layers, "reduce": self.options["reduce"]}
         task = make_task(fit, fit.steps)
         return jax.tree.map(np.asarray, self.ctx.fit(name, task, fit, variables))
 
@@ -270,8 +270,9 @@ def _options(config: ml_collections.ConfigDict) -> dict[str, Any]:
 
 def _loop_config(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     """What is left of a compression's config for training: a new, unlocked one."""
-    drop = ("arms", "budgets", "compress", "procedure", "init_from", "regularization")
+    drop = ("arms", "budgets", "compress", "procedure", "init_from")
     plain = {k: v for k, v in to_dict(config).items() if k not in drop}
+    plain["optim"] = {k: v for k, v in plain["optim"].items() if k != "kmeans"}
     return ml_collections.ConfigDict(plain)
 
 

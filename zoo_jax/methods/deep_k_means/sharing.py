@@ -23,9 +23,9 @@ from zoo_jax.core.rng import fold_name, make_key
 from zoo_jax.core.tree import map_named, named_leaves, nest
 from zoo_jax.core.types import Params, Terms, Variables
 from zoo_jax.methods.deep_k_means import baselines
-from zoo_jax.methods.deep_k_means.layers import NETWORK, make_spec
+from zoo_jax.methods.deep_k_means.layers import NETWORK
 from zoo_jax.optim.build import build_optimizer
-from zoo_jax.optim.layer_spec import LayerSpec, resolve_spec
+from zoo_jax.optim.layer_spec import LayerSpec, make_spec, resolve_spec
 from zoo_jax.task import TrainState
 
 SHARING = "sharing"  # the entry beside the network, in params and model state
@@ -177,10 +177,10 @@ def make_sharing(config: ml_collections.ConfigDict, steps: int) -> Sharing:
     section = to_dict(config.get("sharing") or {})
     if not section:
         return Sharing()
-    for other in ("regularization", "share_updates"):
-        if config.get(other):
+    for other in ("kmeans", "share_updates"):
+        if config.optim.get(other):
             raise ConfigError(
-                f"sharing and {other} exclude each other: each decides how weights are shared"
+                f"sharing and optim.{other} exclude each other: each decides how weights are shared"
             )
     name = section.pop("name", None)
     if name not in _WAYS:

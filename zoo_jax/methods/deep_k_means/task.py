@@ -1,6 +1,6 @@
 """Training a classifier: plainly, pulled toward shared rows, or with shared rows kept shared."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -13,19 +13,13 @@ from zoo_jax.core.config import require_keys, to_dict
 from zoo_jax.core.errors import ConfigError
 from zoo_jax.core.tree import named_leaves
 from zoo_jax.core.types import Batch, Key, Params, Terms, Variables
-from zoo_jax.methods.deep_k_means.layers import NETWORK, make_spec
+from zoo_jax.methods.deep_k_means.layers import NETWORK
 from zoo_jax.methods.deep_k_means.model import make_module
 from zoo_jax.methods.deep_k_means.sharing import make_sharing
 from zoo_jax.metrics.classification import correct, negative_log_likelihood
 from zoo_jax.optim.build import build_optimizer
-from zoo_jax.optim.kmeans import (
-    kmeans_regularization,
-    labels_penalty,
-    resolve_spec,
-    share_cluster_updates,
-    spectral_penalty,
-)
-from zoo_jax.optim.schedules import build_schedule
+from zoo_jax.optim.kmeans import labels_penalty, resolve_spec, spectral_penalty
+from zoo_jax.optim.layer_spec import make_spec
 from zoo_jax.task import Aux, Player, Ratio, Task, TrainState
 
 
@@ -36,11 +30,11 @@ def make_task(config: ml_collections.ConfigDict, steps: int) -> Task:
     ``label`` (integers).
 
     Args:
-      config: Sections ``model`` (``name`` and the arguments of its builder), ``optim``,
-        and optionally ``loss`` (``label_smoothing``), ``regularization`` (``layers``,
-        ``strength`` and its ``schedule``, ``relaxation``, ``refresh_every``) for re-training, or
-        ``share_updates`` (``layers``, ``reduce``) for training the centres of an assigned
-        network, or ``sharing`` for another way to share weights (see `make_sharing`).
+      config: Sections ``model`` (``name`` and the arguments of its builder) and ``optim``
+        (see `build_optimizer`; its ``kmeans`` re-trains with the penalty, its
+        ``share_updates`` trains the centres of an assigned network), and optionally ``loss``
+        (``label_smoothing``) and ``sharing`` for another way to share weights (see
+        `make_sharing`).
       steps: Length of the run, for schedules.
 
     Raises:
@@ -48,7 +42,7 @@ def make_task(config: ml_collections.ConfigDict, steps: int) -> Task:
     """
     module = make_module(config.model)
     smoothing = _smoothing(config.get("loss", {}))
-    regularization = dict(config.get("regularization") or {})
+    penalty = to_dict(config.optim.get("kmeans") or {})
     sharing = make_sharing(config, steps)
 
     def init(key: Key, batch: Batch) -> Variables:
@@ -76,8 +70,8 @@ def make_task(config: ml_collections.ConfigDict, steps: int) -> Task:
         spread = -jnp.mean(jax.nn.log_softmax(logits), axis=1)
         terms = {"cross_entropy": (1 - smoothing) * nll + smoothing * spread, **extra}
         metrics = {"accuracy": jnp.mean(correct(logits, labels))}
-        if regularization:
-            metrics["kmeans_cost"] = _kmeans_cost(owned, state, regularization)
+        if penalty:
+            metrics["kmeans_cost"] = _kmeans_cost(owned, state, penalty)
         return terms, Aux({NETWORK: dict(model_state), **shared}, metrics)
 
     def predict(variables: Variables, batch: Batch) -> dict[str, Array]:
@@ -99,53 +93,10 @@ def make_task(config: ml_collections.ConfigDict, steps: int) -> Task:
         name=NETWORK,
         owns=sharing.owns,
         loss=loss,
-        tx=sharing.optimizer(_make_optimizer(config, steps)),
+        tx=sharing.optimizer(build_optimizer(config.optim, total_steps=steps)),
         weights=sharing.weights,
     )
     return Task(init=init, players=(player,), predict=predict, metrics=metrics)
-
-
-def _make_optimizer(
-    config: ml_collections.ConfigDict, steps: int
-) -> optax.GradientTransformation:
-    optimizer = build_optimizer(config.optim, total_steps=steps)
-    regularization = to_dict(config.get("regularization") or {})
-    share = to_dict(config.get("share_updates") or {})
-    if regularization and share:
-        raise ConfigError(
-            "regularization and share_updates exclude each other: the first moves rows "
-            "toward shared ones, the second needs rows that are shared already"
-        )
-    if regularization:
-        schedule = regularization.pop("schedule", None)
-        needed = ("layers", "strength", "relaxation", "refresh_every")
-        _require_all(regularization, needed, "regularization")
-        return optax.chain(
-            kmeans_regularization(
-                build_schedule(regularization["strength"], schedule, total_steps=steps),
-                make_spec(regularization["layers"]),
-                refresh_every=regularization["refresh_every"],
-                relaxation=regularization["relaxation"],
-                seed=config.get("seed", 0),
-            ),
-            optimizer,
-        )
-    if share:
-        _require_all(share, ("layers", "reduce"), "share_updates")
-        spec = make_spec(share["layers"])
-        return optax.chain(
-            share_cluster_updates(spec, reduce=share["reduce"]),
-            optimizer,
-            share_cluster_updates(spec, reduce="first"),  # bit for bit
-        )
-    return optimizer
-
-
-def _require_all(section: Mapping[str, Any], keys: Sequence[str], where: str) -> None:
-    require_keys(section, keys, where)
-    for key in keys:
-        if key not in section:
-            raise ConfigError(f"{where} lacks {key!r}: it needs {', '.join(keys)}")
 
 
 def _smoothing(section: Mapping[str, Any]) -> float:
@@ -157,20 +108,20 @@ def _smoothing(section: Mapping[str, Any]) -> float:
 
 
 def _kmeans_cost(
-    owned: Mapping[str, Params], state: TrainState, regularization: Mapping[str, Any]
+    owned: Mapping[str, Params], state: TrainState, penalty: Mapping[str, Any]
 ) -> Array:
     """The penalty without its strength, as a share of the sum of squares of the kernels.
 
     It is 1 before the first update, which finds the first clusters.
     """
     leaves = named_leaves(owned)
-    layers = resolve_spec(make_spec(regularization["layers"]), owned)
+    layers = resolve_spec(make_spec(penalty["layers"]), owned)
     factors = named_leaves(optax.tree.get(state.opt_state[NETWORK], "factors"))
     cost = energy = jnp.zeros(())
     for name, layer in layers.items():
         rows = layer.matrix(leaves[name])
         energy += jnp.sum(jnp.square(rows))
-        if regularization["relaxation"] == "spectral":
+        if penalty["relaxation"] == "spectral":
             cost += spectral_penalty(rows, layer.num_clusters, factors[name])
         else:
             cost += labels_penalty(rows, factors[name], layer.num_clusters)
