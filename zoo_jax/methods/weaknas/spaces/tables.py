@@ -193,3 +193,28 @@ def _plain(value: Any) -> Any:
 def one_hot(index: np.ndarray, count: int) -> np.ndarray:
     """Unit vectors along a new last axis, float32; a negative index gives zeros."""
     return (np.asarray(index)[..., None] == np.arange(count)).astype(np.float32)
+
+
+def choose_runs(
+    path: pathlib.Path, arrays: Mapping[str, np.ndarray], name: str, seed: int
+) -> np.ndarray:
+    """The measurement of one training run for each row, drawn once.
+
+    Args:
+      path: For the message.
+      arrays: Of the table.
+      name: The array of single runs, with the runs on its last axis; NaN is no run.
+      seed: Of the draw.
+
+    Raises:
+      DataError: if the table has the means only.
+    """
+    if name not in arrays:
+        raise DataError(
+            f"{path}: lacks the array {name!r} of single runs: take label='mean', or make "
+            "the table anew from the official files"
+        )
+    runs = arrays[name]
+    draw = np.random.default_rng(seed).random(runs.shape)
+    chosen = np.argmax(np.where(np.isnan(runs), -1, draw), axis=-1)
+    return np.take_along_axis(runs, chosen[..., None], axis=-1)[..., 0]

@@ -1,0 +1,449 @@
+"""NAS-Bench-101: 423,624 cells of up to seven nodes and nine edges, trained on CIFAR-10.
+
+A cell is a directed graph from an input to an output node; each node between has one of three
+operations (arXiv 1902.09635). The measurements come from a compact ``.npz`` table or from the
+official file ``nasbench_only108.tfrecord`` (or ``nasbench_full.tfrecord``), for which neither
+TensorFlow nor the official package is needed.
+"""
+
+import base64
+import functools
+import hashlib
+import json
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, NamedTuple, get_args
+
+import numpy as np
+from jaxtyping import Float32, Int
+
+from zoo_jax.core.errors import ConfigError, DataError, closest
+from zoo_jax.core.files import PathLike, atomic_write
+from zoo_jax.methods.weaknas.spaces.pool import Graph, Pool
+from zoo_jax.methods.weaknas.spaces.tables import (
+    choose_runs,
+    load_npz,
+    locate,
+    one_hot,
+)
+from zoo_jax.methods.weaknas.spaces.tfrecord import read_records, wire_fields
+
+# Codes of the released search code; ABSENT fills the places behind the last node.
+INPUT, CONV1X1, CONV3X3, MAXPOOL3X3, OUTPUT, ABSENT = 0, 1, 2, 3, 4, -1
+OPS = ("input", "conv1x1-bn-relu", "conv3x3-bn-relu", "maxpool3x3", "output")
+NODES, EDGES = 7, 9
+TABLE = "nas_bench_101/nas_bench_101.npz"
+ORIGIN = (
+    "docs/data.md says how the compact table is laid out; write one from the official "
+    "nasbench_only108.tfrecord (https://github.com/google-research/nasbench), or give that "
+    "file as the table"
+)
+# What the official hash calls the operations, in our order.
+_HASH_LABELS = {INPUT: -1, CONV1X1: 1, CONV3X3: 0, MAXPOOL3X3: 2, OUTPUT: -2}
+
+Encoding = Literal[
+    *("org", "last_0", "last_-1", "mid_0", "mid_-1", "last_0_fill", "mid_0_fill"),
+    *("onehot_0", "onehot_-1", "onehot_0_fill"),
+]
+
+
+class Cell(NamedTuple):
+    """One cell of n nodes: the first is the input, the last the output."""
+
+    adjacency: Int[np.ndarray, "n n"]  # strictly upper triangular, 0 or 1
+    ops: Int[np.ndarray, "n"]  # codes as `CONV1X1`
+
+
+def build_pool(
+    *,
+    table: PathLike | None = None,
+    encoding: Encoding = "org",
+    label: Literal["mean", "one_run"] = "mean",
+    seed: int = 0,
+) -> Pool:
+    """Opens NAS-Bench-101.
+
+    Labels are accuracies in per cent after 108 epochs: ``search`` of validation images,
+    ``test`` of test images (mean of the runs), if the table has them.
+
+    Args:
+      table: The compact table or an official TFRecord file (which takes minutes to read);
+        default: ``$ZOO_DATA/nas_bench_101/nas_bench_101.npz``.
+      encoding: As in `encode`.
+      label: Whether ``search`` is the mean over a cell's training runs, as in the published
+        experiments, or of one run, drawn once for each cell.
+      seed: For that draw.
+
+    Raises:
+      ConfigError: for an unknown encoding or label.
+      DataError: for a table that is missing or malformed, or lacks the single runs.
+    """
+    if label not in ("mean", "one_run"):
+        raise ConfigError(f"label must be mean or one_run, got {label!r}")
+    path = locate(table, TABLE, ORIGIN)
+    arrays = read_official(path) if path.suffix == ".tfrecord" else read_table(path)
+    adjacency, ops = arrays["adjacency"], arrays["ops"]
+    labels = {"search": arrays["val108"]}
+    if label == "one_run":
+        labels["search"] = choose_runs(path, arrays, "val108_runs", seed)
+    if "test108" in arrays:
+        labels["test"] = arrays["test108"]
+    costs = {name: arrays[name] for name in ("params", "seconds") if name in arrays}
+
+    def cell(index: int) -> Cell:
+        n = int(np.sum(ops[index] != ABSENT))
+        return Cell(adjacency[index, :n, :n], ops[index, :n])
+
+    @functools.cache
+    def rows() -> dict[bytes, list[int]]:
+        found: dict[bytes, list[int]] = {}
+        for i, digest in enumerate(arrays["hash"]):
+            found.setdefault(digest.tobytes(), []).append(i)
+        return found
+
+    def neighbours(index: int) -> Int[np.ndarray, "q"]:
+        near = {
+            i
+            for other in one_edit(cell(index))
+            for i in rows().get(bytes.fromhex(graph_hash(other)), [])
+        }
+        own = arrays["hash"][index].tobytes()
+        return np.array(sorted(near - set(rows()[own])), np.int64)
+
+    classes = np.unique(arrays["hash"], axis=0, return_inverse=True)[1]
+    return Pool(
+        name="nas_bench_101",
+        features=encode(adjacency, ops, encoding),
+        labels={k: v.astype(np.float32) for k, v in labels.items()},
+        classes=classes.reshape(-1).astype(np.int32),
+        graph=Graph(adjacency.astype(np.float32), one_hot(ops, len(OPS))),
+        costs={k: v.astype(np.float32) for k, v in costs.items()},
+        describe=lambda i: format_cell(cell(i)),
+        config=lambda i: {
+            "matrix": cell(i).adjacency.tolist(),
+            "ops": [OPS[op] for op in cell(i).ops],
+        },
+        neighbours=neighbours,
+    )
+
+
+def encode(
+    adjacency: Int[np.ndarray, "m 7 7"],
+    ops: Int[np.ndarray, "m 7"],
+    encoding: Encoding = "org",
+) -> Float32[np.ndarray, "m d"]:
+    """Features of cells, in the forms of the released code.
+
+    ``org`` (45 features, the published one): for the nodes 1 to 6, the edges that end there
+    and the operation, one-hot; nodes that a cell lacks are zeros, so the output does not move
+    to the last place. The others start from the adjacency matrix without its last row:
+    ``last`` flattens it and pads at the end, ``mid`` pads each row, both followed by the codes
+    of the operations (49 features); ``onehot`` has a block for each number of nodes (139). The
+    number is the padding. ``fill`` puts the code of an edge's target in place of the 1 and leaves
+    the operations out (42 and 112 features).
+
+    Args:
+      adjacency: Zero where a cell has no node.
+      ops: Codes; `ABSENT` where a cell has no node.
+      encoding: One of the above.
+
+    Raises:
+      ConfigError: for another encoding.
+
+    Source: arXiv 2102.10490, released code; `org` follows LaNAS.
+    """
+    if encoding not in get_args(Encoding):
+        hint = closest(str(encoding), get_args(Encoding))
+        raise ConfigError(f"unknown encoding {encoding!r}: {hint}")
+    if encoding == "org":
+        parts = []
+        for c in range(1, NODES):
+            parts += [
+                adjacency[:, :c, c],
+                one_hot(ops[:, c] - 1, OUTPUT),
+            ]
+        return np.concatenate(parts, axis=1).astype(np.float32)
+    form, pad, *fill = encoding.split("_")
+    sizes = np.sum(ops != ABSENT, axis=1)
+    groups = {n: np.flatnonzero(sizes == n) for n in range(2, NODES + 1)}
+    encoded = {
+        n: _encode_size(
+            adjacency[rows, : n - 1, :n], ops[rows, :n], form, int(pad), bool(fill)
+        )
+        for n, rows in groups.items()
+        if len(rows)
+    }
+    width = next(iter(encoded.values())).shape[1]
+    out = np.zeros((len(ops), width), np.float32)
+    for n, features in encoded.items():
+        out[groups[n]] = features
+    return out
+
+
+def _encode_size(
+    matrix: np.ndarray, ops: np.ndarray, form: str, pad: int, fill: bool
+) -> np.ndarray:
+    """Cells of one size: `matrix` is (m, n - 1, n)."""
+    m, rows, n = matrix.shape
+    matrix = matrix.astype(np.float32)
+    if fill:
+        matrix = np.where(matrix != 0, ops[:, None, :], matrix)
+    own = [] if fill else [ops]
+
+    def padding(count: int, value: int = pad) -> np.ndarray:
+        return np.full((m, count), value, np.float32)
+
+    if form == "onehot":
+        sizes = {k: k * (k - 1) if fill else k * k for k in range(2, NODES + 1)}
+        before = sum(size for k, size in sizes.items() if k < n)
+        after = sum(size for k, size in sizes.items() if k > n)
+        parts = [padding(before), matrix.reshape(m, -1), *own, padding(after)]
+        return np.concatenate(parts, axis=1)
+    if form == "mid":
+        whole = np.full((m, NODES - 1, NODES), pad, np.float32)
+        whole[:, :rows, :n] = matrix
+        parts = [whole.reshape(m, -1)]
+    else:
+        flat = matrix.reshape(m, -1)
+        parts = [flat, padding((NODES - 1) * NODES - flat.shape[1])]
+    # The codes are padded with 0, whatever the matrix is padded with.
+    tail = [] if fill else [ops, padding(NODES - n, 0)]
+    return np.concatenate([*parts, *tail], axis=1)
+
+
+def format_cell(cell: Cell) -> str:
+    """A readable form: every node with the nodes that it reads.
+
+    >>> format_cell(Cell(np.eye(3, k=1, dtype=int), np.array([INPUT, CONV3X3, OUTPUT])))
+    '1:conv3x3-bn-relu(0) output(1)'
+    """
+    parts = []
+    for node in range(1, len(cell.ops)):
+        reads = ",".join(map(str, np.flatnonzero(cell.adjacency[:, node])))
+        last = node == len(cell.ops) - 1
+        name = OPS[cell.ops[node]]
+        parts.append(f"{name}({reads})" if last else f"{node}:{name}({reads})")
+    return " ".join(parts)
+
+
+def prune(cell: Cell) -> Cell | None:
+    """Drops the nodes that are on no path from input to output; None if there is no path."""
+    n = len(cell.ops)
+    after, before = np.zeros(n, bool), np.zeros(n, bool)
+    after[0] = before[n - 1] = True
+    for node in range(1, n):  # edges go to higher numbers only
+        after[node] = np.any(after & (cell.adjacency[:, node] > 0))
+    for node in reversed(range(n - 1)):
+        before[node] = np.any(before & (cell.adjacency[node] > 0))
+    keep = np.flatnonzero(after & before)
+    if len(keep) < 2:
+        return None
+    return Cell(cell.adjacency[np.ix_(keep, keep)], cell.ops[keep])
+
+
+def graph_hash(cell: Cell) -> str:
+    """The official hash of a cell after pruning: equal for isomorphic cells.
+
+    Each node starts from its degrees and label and takes in the hashes of its neighbours,
+    once for each node of the cell.
+
+    Raises:
+      ValueError: if no path leads from input to output.
+
+    Source: arXiv 1902.09635, appendix; the official code.
+    """
+    pruned = prune(cell)
+    if pruned is None:
+        raise ValueError("no path leads from the input to the output of the cell")
+    matrix, ops = pruned.adjacency.tolist(), pruned.ops.tolist()
+    nodes = range(len(ops))
+    reads = [[w for w in nodes if matrix[w][v]] for v in nodes]
+    feeds = [[w for w in nodes if matrix[v][w]] for v in nodes]
+    hashes = [
+        _md5(str((len(feeds[v]), len(reads[v]), _HASH_LABELS[ops[v]]))) for v in nodes
+    ]
+    for _ in nodes:
+        hashes = [
+            _md5(
+                "".join(sorted(hashes[w] for w in reads[v]))
+                + "|"
+                + "".join(sorted(hashes[w] for w in feeds[v]))
+                + "|"
+                + hashes[v]
+            )
+            for v in nodes
+        ]
+    return _md5(str(sorted(hashes)))
+
+
+def _md5(text: str) -> str:
+    return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
+
+
+def one_edit(cell: Cell) -> Iterator[Cell]:
+    """Cells of the space that one edit of the pruned cell leads to.
+
+    An edit puts in or takes out an edge, changes an operation, or puts in a node that one
+    node feeds and that feeds another one (two edges). Taking out the edge of such a node
+    takes out the node, so there is an edit back.
+    """
+    pruned = prune(cell)
+    if pruned is None:
+        return
+    for other in _edits(pruned):
+        other = prune(other)
+        if other is not None and other.adjacency.sum() <= EDGES:
+            yield other
+
+
+def _edits(cell: Cell) -> Iterator[Cell]:
+    n = len(cell.ops)
+    for node in range(1, n - 1):
+        for op in {CONV1X1, CONV3X3, MAXPOOL3X3} - {int(cell.ops[node])}:
+            ops = cell.ops.copy()
+            ops[node] = op
+            yield Cell(cell.adjacency, ops)
+    for i in range(n):
+        for j in range(i + 1, n):
+            adjacency = cell.adjacency.copy()
+            adjacency[i, j] = 1 - adjacency[i, j]
+            yield Cell(adjacency, cell.ops)
+            if n < NODES:  # a node between i and j, in the place right behind i
+                grown = np.insert(np.insert(cell.adjacency, i + 1, 0, 0), i + 1, 0, 1)
+                grown[i, i + 1] = grown[i + 1, j + 1] = 1
+                for op in (CONV1X1, CONV3X3, MAXPOOL3X3):
+                    yield Cell(grown, np.insert(cell.ops, i + 1, op))
+
+
+def read_table(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """Reads a compact table and checks it; layout in docs/data.md. Raises `DataError`."""
+    if path.suffix != ".npz":
+        raise DataError(
+            f"{path}: is neither a compact table (.npz) nor an official .tfrecord; {ORIGIN}"
+        )
+    shapes = {
+        "adjacency": (None, NODES, NODES),
+        "ops": (None, NODES),
+        "val108": (None,),
+    }
+    arrays = load_npz(path, shapes)
+    names = [str(name) for name in arrays.get("op_names", OPS)]
+    codes = arrays["ops"].astype(np.int64)
+    for name in names:
+        if name not in OPS:
+            raise DataError(f"{path}: op_names: {name!r}: {closest(name, OPS)}")
+    absent = (codes < 0) | (codes == 255)  # -1, also as uint8
+    if np.any(codes[~absent] >= len(names)):
+        raise DataError(f"{path}: array 'ops' holds {codes[~absent].max()}")
+    table = np.array([OPS.index(name) for name in names] + [ABSENT])
+    arrays["ops"] = table[np.where(absent, len(names), codes)]
+    adjacency = arrays["adjacency"] = arrays["adjacency"].astype(np.int64)
+    if np.any(np.tril(adjacency)) or not np.isin(adjacency, (0, 1)).all():
+        raise DataError(
+            f"{path}: array 'adjacency' is not strictly upper triangular with 0 and 1"
+        )
+    for name in ("test108", "params", "seconds", "hash", "val108_runs"):
+        if name in arrays and len(arrays[name]) != len(codes):
+            raise DataError(f"{path}: array {name!r} has {len(arrays[name])} rows")
+    if "hash" not in arrays:
+        arrays["hash"] = _hashes(path, adjacency, arrays["ops"])
+    return arrays
+
+
+def _hashes(path: pathlib.Path, adjacency: np.ndarray, ops: np.ndarray) -> np.ndarray:
+    out = []
+    for i, (matrix, codes) in enumerate(zip(adjacency, ops, strict=True)):
+        n = int(np.sum(codes != ABSENT))
+        try:
+            digest = graph_hash(Cell(matrix[:n, :n], codes[:n]))
+        except ValueError as error:
+            raise DataError(f"{path}: row {i}: {error}") from None
+        out.append(np.frombuffer(bytes.fromhex(digest), np.uint8))
+    return np.stack(out)
+
+
+def read_official(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """Reads an official TFRecord file: some minutes for all cells.
+
+    A record is a JSON list: the hash of the cell, the number of epochs, the flattened
+    adjacency matrix, the operations, and in base 64 a protocol-buffer message with the
+    measurements. Records of other than 108 epochs are passed over.
+
+    Returns:
+      The arrays of a compact table: ``adjacency``, ``ops``, ``hash``, ``val108`` and ``test108``
+      (means), ``val108_runs``, ``params``, ``seconds`` (mean training time).
+
+    Raises:
+      DataError: if the file is damaged or holds other records.
+    """
+    cells: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    runs: dict[str, list[tuple[float, ...]]] = {}
+    for number, record in enumerate(read_records(path)):
+        try:
+            digest, epochs, matrix, ops, metrics = json.loads(record)
+            if epochs != 108:
+                continue
+            if digest not in cells:
+                bytes.fromhex(digest)
+                cells[digest] = _official_cell(matrix, ops)
+            runs.setdefault(digest, []).append(_metrics(base64.b64decode(metrics)))
+        except (ValueError, TypeError, KeyError) as error:
+            raise DataError(
+                f"{path}: record {number} is none of NAS-Bench-101 ({error})"
+            ) from None
+    if not cells:
+        raise DataError(f"{path}: holds no results of 108 epochs")
+    most = max(map(len, runs.values()))
+    table = np.full((len(cells), most, 4), np.nan)  # cell run measurement
+    for i, digest in enumerate(cells):
+        table[i, : len(runs[digest])] = runs[digest]
+    means = np.nanmean(table, axis=1)
+    return {
+        "adjacency": np.stack([matrix for matrix, _ in cells.values()]),
+        "ops": np.stack([ops for _, ops in cells.values()]),
+        "hash": np.array([list(bytes.fromhex(digest)) for digest in cells], np.uint8),
+        "val108": means[:, 0],
+        "test108": means[:, 1],
+        "seconds": means[:, 2],
+        "params": means[:, 3],
+        "val108_runs": table[:, :, 0],
+    }
+
+
+def _official_cell(matrix: str, ops: str) -> tuple[np.ndarray, np.ndarray]:
+    names = ops.split(",")
+    n = len(names)
+    if not 2 <= n <= NODES or len(matrix) != n * n or set(matrix) - {"0", "1"}:
+        raise ValueError(f"matrix {matrix!r} with operations {ops!r}")
+    adjacency = np.zeros((NODES, NODES), np.int64)
+    adjacency[:n, :n] = np.array(list(matrix), np.int64).reshape(n, n)
+    codes = np.full(NODES, ABSENT)
+    codes[:n] = [OPS.index(name) for name in names]
+    return adjacency, codes
+
+
+def _metrics(message: bytes) -> tuple[float, float, float, float]:
+    """Accuracies in per cent (validation, test), training seconds, number of parameters.
+
+    ModelMetrics: 1 (repeated) EvaluationData, 2 trainable parameters. EvaluationData: 2
+    training time, 4 validation and 5 test accuracy. Evaluated are the start, the middle and
+    the end of the training.
+    """
+    fields = list(wire_fields(message))
+    evaluations = [value for number, value in fields if number == 1]
+    params = [value for number, value in fields if number == 2]
+    if len(evaluations) != 3 or len(params) != 1:
+        raise ValueError(f"{len(evaluations)} evaluations, {len(params)} sizes")
+    end = dict(wire_fields(evaluations[2]))
+    return 100 * end[4], 100 * end[5], end[2], float(params[0])
+
+
+def write_table(path: PathLike, arrays: Mapping[str, Any]) -> None:
+    """Writes a compact table, e.g. ``write_table("t.npz", read_official(file))``."""
+    small = {
+        name: value.astype(np.float32) if value.dtype == np.float64 else value
+        for name, value in arrays.items()
+    }
+    small |= {name: small[name].astype(np.int8) for name in ("adjacency", "ops")}
+    with atomic_write(path, "wb") as f:
+        np.savez_compressed(f, op_names=np.array(OPS), **small)
