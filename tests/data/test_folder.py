@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from zoo_jax.core.errors import DataError, MediaError
+from zoo_jax.core.errors import ConfigError, DataError, MediaError
 from zoo_jax.data.folder import ImageFolder, data_root
 from zoo_jax.data.loader import train_batches
 from zoo_jax.data.source import open_source
@@ -36,6 +36,23 @@ def test_classes_and_images_come_in_the_order_of_their_names(folder):
     for i, name in enumerate(names):
         np.testing.assert_array_equal(source[i]["image"], pixels[name])
         assert (source[i]["label"], source[i]["id"]) == ([0, 1, 1][i], i)
+
+
+def test_a_range_of_each_class_holds_the_others_out(folder):
+    root, _ = folder
+    source = ImageFolder(root, per_class=[0, 1])
+    assert [p.name for p in source.paths] == ["1.BMP", "10.png"]
+    source = ImageFolder(root, per_class=(1, 9))
+    assert [p.name for p in source.paths] == ["9.png"]
+    assert source[0]["label"] == 1  # classes stay numbered
+    with pytest.raises(DataError, match="no images from number 2 on"):
+        ImageFolder(root, per_class=[2, 3])
+
+
+@pytest.mark.parametrize("wrong", [[1], [2, 2], [-1, 2], [0, 1.5], "09"])
+def test_what_is_no_range_is_refused(folder, wrong):
+    with pytest.raises(ConfigError, match="per_class must be"):
+        ImageFolder(folder[0], per_class=wrong)
 
 
 def test_a_relative_root_is_below_zoo_data(folder, monkeypatch):

@@ -2,11 +2,12 @@
 
 import os
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from zoo_jax.core.errors import DataError
+from zoo_jax.core.errors import ConfigError, DataError
 from zoo_jax.core.files import PathLike
 from zoo_jax.data.media import EXTENSIONS, decode_image
 
@@ -59,12 +60,22 @@ class ImageFolder:
     Args:
       root: The folder; a relative path is below ``$ZOO_DATA``.
       mode: ``"RGB"``, ``"RGBA"`` or ``"L"``, see `decode_image`.
+      per_class: ``(start, stop)``: of each class only these images in the order of their
+        names, to hold some out; all by default.
 
     Raises:
-      DataError: if the folder is absent or has no ``<class>/<image>``.
+      ConfigError: for another `per_class`.
+      DataError: if the folder is absent or has no ``<class>/<image>`` there.
     """
 
-    def __init__(self, root: PathLike, *, mode: str = "RGB"):
+    def __init__(
+        self,
+        root: PathLike,
+        *,
+        mode: str = "RGB",
+        per_class: Sequence[int] | None = None,
+    ):
+        start, stop = _range(per_class)
         self.root, self.mode = resolve(root), mode
         layout = (
             f"expected {self.root}/<class>/<image> with {' '.join(sorted(EXTENSIONS))}"
@@ -79,10 +90,11 @@ class ImageFolder:
         found = [
             (path, label)
             for label, folder in enumerate(folders)
-            for path in image_files(folder)
+            for path in image_files(folder)[start:stop]
         ]
         if not found:
-            raise DataError(f"no images in the folders of {self.root}: {layout}")
+            where = f" from number {start} on" if start else ""
+            raise DataError(f"no images{where} in the folders of {self.root}: {layout}")
         self.paths = [path for path, _ in found]
         self._labels = np.array([label for _, label in found], np.int32)
         self.info = {"num_classes": len(self.classes), "classes": self.classes}
@@ -97,3 +109,15 @@ class ImageFolder:
             "label": self._labels[index],
             "id": np.int32(index % len(self)),
         }
+
+
+def _range(per_class: Sequence[int] | None) -> tuple[int, int | None]:
+    if per_class is None:
+        return 0, None
+    numbers = list(per_class)
+    whole = all(isinstance(n, int) and not isinstance(n, bool) for n in numbers)
+    if len(numbers) != 2 or not whole or not 0 <= numbers[0] < numbers[1]:
+        raise ConfigError(
+            f"per_class must be [start, stop] with 0 <= start < stop, got {numbers}"
+        )
+    return numbers[0], numbers[1]
