@@ -5,24 +5,25 @@ stored exactly. Layout of the file: docs/compressed_format.md.
 """
 
 import math
-import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import safetensors.numpy
 
 from zoo_jax.core.errors import ConfigError, WeightsError
 from zoo_jax.core.files import PathLike, atomic_write
-from zoo_jax.core.tree import named_leaves, nest
-from zoo_jax.methods.deep_k_means import artefact, file_kernels, host_kmeans
-from zoo_jax.methods.deep_k_means.accounting import index_entropy
+from zoo_jax.core.tree import named_leaves
+from zoo_jax.methods.deep_k_means import artefact, file_kernels
 from zoo_jax.methods.deep_k_means.allocation import Option, allocate, options
 from zoo_jax.methods.deep_k_means.clustered import Clustered
+from zoo_jax.methods.deep_k_means.file_clusters import (
+    TRANSPOSED,
+    FileClusters,
+    require_numbers,
+)
 from zoo_jax.optim.kmeans import LayerSpec
-from zoo_jax.optim.samples import to_matrix
 
-TRANSPOSED = "transposed"  # metadata: torch kernels, which the file holds as HWIO
 _CLOSE = 0.995  # a file that takes this much of its budget is large enough
 _ROUNDS = 6  # files that are made to come closer to the budget
 
@@ -30,8 +31,30 @@ Progress = Callable[[Sequence[Any], str], Iterable[Any]]
 
 
 def compress_arrays(
+    arrays: Mapping[str, np.ndarray], path: PathLike, **options: Any
+) -> dict[str, Any]:
+    """Writes a network as one small file, by a byte budget or a list of layers.
+
+    Args:
+      arrays: Key -> array. Keys with ``/`` are taken as paths.
+      path: The file. It appears when it is complete, and is never larger than the budget.
+      **options: Those of `cluster_arrays`, which also says what is minimised.
+
+    Returns:
+      ``layers`` (one dict per kernel), ``spec`` (the same for `spec`), ``layout``,
+      ``bytes``, ``dense_bytes``, ``ratio``, ``target_bytes``, ``relative_sse`` (mean over
+      kernels), ``exact_bytes``, ``sizes`` (bytes of the parts of the file).
+
+    Raises:
+      ConfigError, WeightsError: as `cluster_arrays`.
+    """
+    shared = cluster_arrays(arrays, **options)
+    shared.write(path)
+    return shared.report
+
+
+def cluster_arrays(
     arrays: Mapping[str, np.ndarray],
-    path: PathLike,
     *,
     target_ratio: float | None = None,
     target_bytes: int | None = None,
@@ -42,8 +65,8 @@ def compress_arrays(
     sensitivity: Mapping[str, float] | None = None,
     metadata: Mapping[str, Any] | None = None,
     progress: Progress = lambda items, text: items,
-) -> dict[str, Any]:
-    """Writes a network as one small file, by a byte budget or a list of layers.
+) -> "SharedArrays":
+    """Clusters the kernels of a network so that its file meets a budget.
 
     With a budget, samples and number of clusters of each kernel are chosen so that the sum of
     relative squared errors is least. With white inputs this is the noise-to-signal ratio that
@@ -52,7 +75,6 @@ def compress_arrays(
 
     Args:
       arrays: Key -> array. Keys with ``/`` are taken as paths.
-      path: The file. It appears when it is complete, and is never larger than the budget.
       target_ratio: Budget as bytes of a safetensors file of `arrays` over bytes of the file.
       target_bytes: Budget in bytes.
       spec: Instead of a budget, entries for `make_spec`: patterns of keys and layers.
@@ -65,11 +87,6 @@ def compress_arrays(
       metadata: JSON values to keep in the file.
       progress: Wraps what is looped over, as `tqdm` does.
 
-    Returns:
-      ``layers`` (one dict per kernel), ``spec`` (the same for `spec`), ``layout``,
-      ``bytes``, ``dense_bytes``, ``ratio``, ``target_bytes``, ``relative_sse`` (mean over
-      kernels), ``exact_bytes``, ``sizes`` (bytes of the parts of the file).
-
     Raises:
       ConfigError: for arguments that do not fit, or a budget that cannot be met.
       WeightsError: for arrays that hold NaN, no kernel, or have no place in the file.
@@ -78,7 +95,7 @@ def compress_arrays(
         raise ConfigError("give one of target_ratio, target_bytes and spec")
     artefact.check_codebook_dtype(codebook_dtype)
     arrays = {name: np.asarray(array) for name, array in arrays.items()}
-    _require_numbers(arrays)
+    require_numbers(arrays)
     dense_bytes = len(_safetensors(arrays, None))
     target = _target(target_ratio, target_bytes, dense_bytes)
     layout = file_kernels.find_layout(arrays, layout)
@@ -90,7 +107,7 @@ def compress_arrays(
     for name, kernel in kernels.items():
         if not np.isfinite(kernel).all():
             raise WeightsError(f"{name} holds values that are not finite")
-    file = _File(arrays, kernels, layout, codebook_dtype, dict(metadata or {}))
+    file = FileClusters(arrays, kernels, layout, codebook_dtype, dict(metadata or {}))
     if spec is not None:
         for name in progress(list(layers), "clustering"):
             file.fit(name, layers[name])
@@ -103,10 +120,8 @@ def compress_arrays(
         layers, data, sizes = _search(
             file, choices, target, sensitivity or {}, dense_bytes, progress
         )
-    with atomic_write(path, "wb") as f:
-        f.write(data)
     rows = [file.row(name, layers.get(name)) for name in kernels]
-    return {
+    report = {
         "layers": rows,
         "spec": [
             file_kernels.entry(name, layer) for name, layer in layers.items() if layer
@@ -120,6 +135,71 @@ def compress_arrays(
         "exact_bytes": sizes["raw"],
         "sizes": sizes,
     }
+    return SharedArrays(file, data, file.clusters(layers), report)
+
+
+class SharedArrays:
+    """A network whose kernels share samples, and the bytes of its file."""
+
+    def __init__(
+        self,
+        file: FileClusters,
+        data: bytes,
+        clusters: Mapping[str, Clustered],
+        report: dict[str, Any],
+    ):
+        """Use `cluster_arrays`."""
+        self._file, self.data = file, data
+        self.clusters, self.report = clusters, report
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """What the file gives back, read from its bytes: key -> array in its own layout."""
+        variables, metadata = artefact.unpack(self.data)
+        return _as_given(variables, metadata, "the file")
+
+    def layers(self, prefix: str = "") -> list[dict[str, Any]]:
+        """Entries for `make_spec` that select the clusters as they are, for training them.
+
+        Args:
+          prefix: What is taken off the front of each key.
+        """
+        return [
+            file_kernels.entry(
+                name.removeprefix(prefix),
+                LayerSpec(len(c.codebook), c.samples, 0.0, c.row_length),
+            )
+            for name, c in self.clusters.items()
+        ]
+
+    def retrained(self, arrays: Mapping[str, np.ndarray]) -> "SharedArrays":
+        """The same clusters with other centres, and with whatever is stored exactly.
+
+        Indices, and with them the size of the file, stay: the budget keeps being met.
+
+        Args:
+          arrays: As `cluster_arrays` got them, after training; samples of a cluster are
+            equal bit for bit.
+
+        Raises:
+          ConfigError: if the centres do not fit into the codebook's dtype, or the file would
+            exceed its budget.
+          ValueError: if samples of a cluster differ, or arrays are other ones.
+        """
+        clusters, data, sizes = self._file.repack(self.clusters, arrays)
+        target = self.report["target_bytes"]
+        if target is not None and len(data) > target:
+            raise ConfigError(
+                f"the file has {len(data):,} bytes after training, more than the "
+                f"{target:,} asked for: ask for a few bytes less"
+            )
+        report = self.report | {"bytes": len(data), "sizes": sizes}
+        report |= {"ratio": report["dense_bytes"] / len(data)}
+        return SharedArrays(self._file, data, clusters, report)
+
+    def write(self, path: PathLike) -> None:
+        """Writes the file, whole or not at all."""
+        with atomic_write(path, "wb") as f:
+            f.write(self.data)
 
 
 def expand(path: PathLike) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -132,17 +212,7 @@ def expand(path: PathLike) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
       WeightsError: if the file is missing, foreign or damaged.
     """
     variables, metadata = artefact.load_compressed(path)
-    arrays = {name: np.asarray(a) for name, a in named_leaves(variables).items()}
-    transposed = metadata.get(TRANSPOSED, [])
-    for name in transposed if isinstance(transposed, list) else [transposed]:
-        array = arrays.get(name) if isinstance(name, str) else None
-        if array is None or array.ndim not in file_kernels.TORCH:
-            raise WeightsError(
-                f"{path}: metadata speaks of {name!r}, which is no kernel"
-            )
-        array = file_kernels.TORCH[array.ndim].to_published(array)
-        arrays[name] = np.asarray(array, order="C")
-    return arrays, metadata
+    return _as_given(variables, metadata, path), metadata
 
 
 def write_safetensors(
@@ -155,11 +225,28 @@ def write_safetensors(
     return len(data)
 
 
+def _as_given(
+    variables: Mapping[str, Any], metadata: Mapping[str, Any], where: PathLike
+) -> dict[str, np.ndarray]:
+    """Flat keys, and torch kernels in their own layout again."""
+    arrays = {name: np.asarray(a) for name, a in named_leaves(variables).items()}
+    transposed = metadata.get(TRANSPOSED, [])
+    for name in transposed if isinstance(transposed, list) else [transposed]:
+        array = arrays.get(name) if isinstance(name, str) else None
+        if array is None or array.ndim not in file_kernels.TORCH:
+            raise WeightsError(
+                f"{where}: metadata speaks of {name!r}, which is no kernel"
+            )
+        array = file_kernels.TORCH[array.ndim].to_published(array)
+        arrays[name] = np.asarray(array, order="C")
+    return arrays
+
+
 # --- the search -----------------------------------------------------------------------
 
 
 def _search(
-    file: "_File",
+    file: FileClusters,
     choices: Mapping[str, Sequence[Option]],
     target: int,
     sensitivity: Mapping[str, float],
@@ -218,120 +305,12 @@ def _search(
                 scale[name] *= real[name] / option.bytes
 
 
-class _Fit(NamedTuple):
-    clusters: Clustered
-    error: float  # squared error over the sum of squares of the kernel
-    bytes: float  # of codebook, table and indices
-
-
-class _File:
-    """The file that is to be, and the clusters that were tried for it."""
-
-    def __init__(self, arrays, kernels, layout, codebook_dtype, metadata):
-        self._arrays, self._kernels = arrays, kernels
-        self._transposed = layout == "torch"
-        self._codebook_dtype = codebook_dtype
-        self._metadata = metadata
-        self._fits: dict[tuple[str, LayerSpec], _Fit] = {}
-        self.codebook_bytes = np.dtype(codebook_dtype).itemsize
-
-    def fixed_bytes(self) -> int:
-        """Bytes of a file in which every kernel is empty: all that cannot be saved."""
-        rest = {n: a for n, a in self._arrays.items() if n not in self._kernels}
-        data, _ = artefact.pack(
-            _nested(rest), {}, metadata=self._described(self._kernels)
-        )
-        return len(data)
-
-    def has(self, name: str, layer: LayerSpec) -> bool:
-        """Whether `fit` has been called with this."""
-        return (name, layer) in self._fits
-
-    def fit(self, name: str, layer: LayerSpec) -> None:
-        """Clusters one kernel."""
-        kernel = self._kernels[name]
-        matrix = np.ascontiguousarray(
-            to_matrix(kernel, layer.samples, layer.row_length), np.float32
-        )
-        seed = zlib.crc32(name.encode())
-        centres, labels = host_kmeans.fit(matrix, layer, seed=seed)
-        with np.errstate(over="ignore"):  # `rounded` looks for it
-            codebook = centres.astype(kernel.dtype)
-        clusters = Clustered(codebook, labels, layer.samples, layer.row_length)
-        clusters = clusters.compact().rounded(self._codebook_dtype)
-        x = matrix.astype(np.float64)
-        sse = np.square(x - clusters.codebook.astype(np.float64)[clusters.labels]).sum()
-        error = float(sse / np.square(x).sum()) if sse else 0.0
-        k, d = clusters.codebook.shape
-        size = k * (d * self.codebook_bytes + 2)
-        size += len(labels) * index_entropy(clusters.labels) / 8
-        self._fits[name, layer] = _Fit(clusters, error, size)
-
-    def error(self, name: str, layer: LayerSpec | None) -> float:
-        """Relative squared error of a kernel."""
-        return self._fits[name, layer].error if layer else 0.0
-
-    def stored(self, name: str, layer: LayerSpec | None) -> float:
-        """Bytes of a kernel, without its entry in the manifest."""
-        exact = self._kernels[name].nbytes
-        return min(exact, self._fits[name, layer].bytes) if layer else exact
-
-    def pack(
-        self, layers: Mapping[str, LayerSpec | None]
-    ) -> tuple[bytes, dict[str, int]]:
-        """The bytes of the file with these layers, and of its parts."""
-        chosen = {
-            n: self._fits[n, layer].clusters for n, layer in layers.items() if layer
-        }
-        arrays = self._arrays | {
-            name: clusters.restore(self._kernels[name].shape)
-            for name, clusters in chosen.items()
-        }
-        return artefact.pack(
-            _nested(arrays),
-            chosen,
-            metadata=self._described(chosen),
-            codebook_dtype=self._codebook_dtype,
-        )
-
-    def row(self, name: str, layer: LayerSpec | None) -> dict[str, Any]:
-        """What the table says of a kernel."""
-        kernel = self._kernels[name]
-        row = {"path": name, "shape": list(self._arrays[name].shape)}
-        row |= {"weights": kernel.size, "samples": "exact", "num_clusters": None}
-        if layer:
-            clusters = self._fits[name, layer].clusters
-            row["samples"] = layer.samples
-            row["num_clusters"] = len(clusters.codebook)
-            row["core"], row["row_length"] = layer.core, layer.row_length
-        row["bits_per_weight"] = 8 * self.stored(name, layer) / kernel.size
-        row["relative_sse"] = self.error(name, layer)
-        return row
-
-    def _described(self, clustered: Iterable[str]) -> dict[str, Any]:
-        transposed = sorted(clustered) if self._transposed else []
-        return self._metadata | {TRANSPOSED: transposed}
-
-
 def _target(ratio: float | None, size: int | None, dense_bytes: int) -> int | None:
     if ratio is not None and not 0 < ratio < math.inf:
         raise ConfigError(f"the target ratio must be a number above 0, got {ratio}")
     if size is not None and size < 1:
         raise ConfigError(f"the target must be 1 byte or more, got {size}")
     return size if ratio is None else max(1, int(dense_bytes / ratio))
-
-
-def _require_numbers(arrays: Mapping[str, np.ndarray]) -> None:
-    for name, array in arrays.items():
-        if array.dtype.kind not in "iub" and np.isnan(array).any():
-            raise WeightsError(f"{name} holds NaN: the network is broken")
-
-
-def _nested(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    try:
-        return nest(dict(arrays))
-    except ValueError as error:
-        raise WeightsError(f"keys of the weights clash: {error}") from None
 
 
 def _safetensors(
