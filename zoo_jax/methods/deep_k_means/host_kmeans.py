@@ -6,13 +6,17 @@ once. The rules are the same: lowest index on a tie, empty clusters go to the fa
 samples, a core around the mean, few distinct samples stay as they are.
 """
 
+import math
+
 import numpy as np
 from jaxtyping import Float, Int
 
 from zoo_jax.optim.layer_spec import LayerSpec
 
 SUBSAMPLE = 1 << 14  # samples that seeds, and the first steps, look at
-_BLOCK = 1 << 17  # distances at once: what a cache holds, 3 times as fast as 2^21
+# Multiplications at once. What a cache holds; and above it OpenBLAS wakes its threads, which
+# took 50 times as long on a busy machine and won nothing on an idle one.
+_PRODUCTS = 1 << 18
 
 
 def fit(
@@ -82,18 +86,26 @@ def seeds(
 
     The first j of k seeds are seeds for j clusters.
     """
-    columns = np.ascontiguousarray(samples.T)
+    n, columns = len(samples), np.ascontiguousarray(samples.T)
     chosen = np.empty(num_clusters, np.int64)
-    near = np.full(len(samples), np.inf, np.float32)
-    index = int(rng.integers(len(samples)))
+    # Drawing in two levels (a block, then a sample in it) avoids prefix sums over all n.
+    size = math.isqrt(n) + 1
+    table = np.zeros((-(-n // size), size), np.float32)
+    near = table.reshape(-1)[:n]
+    near[:] = np.inf
+    index = int(rng.integers(n))
     for i in range(num_clusters):
         chosen[i] = index
         far = np.square(columns - columns[:, index, None]).sum(0)
         np.minimum(near, far, out=near)
-        mass = np.cumsum(near, dtype=np.float64)
+        blocks = np.cumsum(table.sum(1, dtype=np.float64))
+        target = rng.random() * blocks[-1]
         # All samples may be met already: then any index does.
-        index = int(np.searchsorted(mass, rng.random() * mass[-1], side="right"))
-        index = min(index, len(samples) - 1)
+        block = min(int(np.searchsorted(blocks, target, "right")), len(blocks) - 1)
+        inner = np.cumsum(table[block], dtype=np.float64)
+        target -= blocks[block] - inner[-1]
+        index = block * size + int(np.searchsorted(inner, target, "right"))
+        index = min(index, n - 1)
     return samples[chosen]
 
 
@@ -109,17 +121,17 @@ def lloyd(
     Returns:
       Centres, labels and the sum of squared errors.
     """
+    form = _Scalars(samples) if samples.shape[1] == 1 else _Vectors(samples)
     before = np.inf
     for step in range(num_iters + 1):
-        if centres.shape[1] == 1:  # ascending, so that nearest is a binary search
-            centres = np.sort(centres, 0)
-        labels, distance = _nearest(samples, centres)
-        sse = float(distance.sum(dtype=np.float64))
+        centres = form.ordered(centres)
+        sse, found = form.assign(centres)
         if step == num_iters or sse >= before * (1 - tol):
             break
         before = sse
-        centres = _means(samples, labels, centres, distance)
-    return centres, labels, sse
+        centres = form.means(centres, found)
+    labels = form.labels(centres, found)
+    return centres, labels, float(_distances(samples, centres, labels).sum())
 
 
 def _fit(samples, k, num_iters, seed):
@@ -136,32 +148,96 @@ def _fit(samples, k, num_iters, seed):
     return centres + mean, labels
 
 
-def _nearest(samples, centres):
-    """Index of the nearest centre of each sample, and the squared distance to it."""
-    n, d = samples.shape
-    if d == 1:
+class _Scalars:
+    """Scalars, sorted once: a cluster is a stretch of them, its sum a difference of two."""
+
+    def __init__(self, samples):
+        self._samples = samples
+        self._x = np.sort(samples[:, 0])
+        x = self._x.astype(np.float64)
+        self._sums = np.concatenate([[0.0], np.cumsum(x)])
+        self._squares = np.sum(x * x)
+
+    def ordered(self, centres):
+        return np.sort(centres, 0)
+
+    def assign(self, centres):
+        """The cost of sorted centres; sizes and sums of their clusters."""
         # A sample in the middle belongs to the lower centre.
-        middles = (centres[1:, 0] + centres[:-1, 0]) / 2
-        labels = np.searchsorted(middles, samples[:, 0])
-    else:
-        half = np.square(centres).sum(1) / 2
-        size = max(1, _BLOCK // len(centres))
-        labels = np.concatenate(
-            [
-                np.argmin(half - samples[i : i + size] @ centres.T, 1)
-                for i in range(0, n, size)
-            ]
-        )
-    return labels, np.square(samples - centres[labels]).sum(1)
+        inner = np.searchsorted(self._x, _middles(centres), side="right")
+        ends = np.concatenate([[0], inner, [len(self._x)]])
+        counts, sums = np.diff(ends), np.diff(self._sums[ends])
+        c = centres[:, 0].astype(np.float64)
+        sse = self._squares + np.sum(c * (c * counts - 2 * sums))
+        return max(sse, 0.0), (counts, sums)
+
+    def means(self, centres, found):
+        counts, sums = found
+        new = _means(sums[:, None], counts)
+        if not counts.all():
+            x, labels = self._x[:, None], np.repeat(np.arange(len(counts)), counts)
+            _refill(new, counts, x, _distances(x, centres, labels))
+        return new
+
+    def labels(self, centres, found):
+        del found
+        return np.searchsorted(_middles(centres), self._samples[:, 0])
 
 
-def _means(samples, labels, centres, distance):
-    """Means of the clusters; an empty one moves to one of the farthest samples."""
-    k = len(centres)
-    counts = np.bincount(labels, minlength=k)
-    sums = [np.bincount(labels, column, k) for column in samples.T]
-    new = (np.stack(sums, 1) / np.maximum(counts, 1)[:, None]).astype(np.float32)
+class _Vectors:
+    """Vectors, compared with all centres one block after the other."""
+
+    def __init__(self, samples):
+        self._samples = samples
+        ones = np.ones((len(samples), 1), samples.dtype)
+        self._rows = np.concatenate([samples, ones], 1)
+
+    def ordered(self, centres):
+        return centres
+
+    def assign(self, centres):
+        """The cost of centres; the nearest of each sample and its squared distance."""
+        # One product gives |c|^2 / 2 - <x, c>, in one buffer that stays in cache.
+        half = np.square(centres).sum(1, keepdims=True) / 2
+        table = np.ascontiguousarray(np.concatenate([-centres, half], 1).T)
+        n, size = len(self._rows), max(1, _PRODUCTS // table.size)
+        scores = np.empty((min(n, size), len(centres)), table.dtype)
+        labels = np.empty(n, np.intp)
+        for i in range(0, n, size):
+            block = self._rows[i : i + size]
+            found = np.matmul(block, table, out=scores[: len(block)])
+            np.argmin(found, 1, out=labels[i : i + size])
+        distances = _distances(self._samples, centres, labels)
+        return float(distances.sum()), (labels, distances)
+
+    def means(self, centres, found):
+        (labels, distances), k = found, len(centres)
+        counts = np.bincount(labels, minlength=k)
+        sums = [np.bincount(labels, column, k) for column in self._samples.T]
+        new = _means(np.stack(sums, 1), counts)
+        _refill(new, counts, self._samples, distances)
+        return new
+
+    def labels(self, centres, found):
+        del centres
+        return found[0]
+
+
+def _middles(centres):
+    return (centres[1:, 0] + centres[:-1, 0]) / 2
+
+
+def _distances(samples, centres, labels):
+    """Squared distance of each sample to its centre."""
+    return np.square(samples - centres[labels]).sum(1, dtype=np.float64)
+
+
+def _means(sums, counts):
+    return (sums / np.maximum(counts, 1)[:, None]).astype(np.float32)
+
+
+def _refill(means, counts, samples, distances):
+    """Moves empty clusters to the farthest samples."""
     empty = np.flatnonzero(counts == 0)
     if empty.size:
-        new[empty] = samples[np.argsort(-distance, kind="stable")[: empty.size]]
-    return new
+        means[empty] = samples[np.argsort(-distances, kind="stable")[: empty.size]]
