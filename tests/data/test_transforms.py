@@ -4,9 +4,11 @@ from PIL import Image
 
 from zoo_jax.core.errors import ConfigError, DataError
 from zoo_jax.data.transforms import (
+    CenterCrop,
     HorizontalFlip,
     Normalize,
     RandomCrop,
+    RandomResizedCrop,
     Resize,
     ToFloat,
     make_transform,
@@ -124,6 +126,105 @@ def test_resize_refuses_floats():
         Resize(size=4)({"image": np.zeros((2, 2, 3), np.float32)}, None)
 
 
+def test_resizing_antialiases_and_the_shorter_side_keeps_the_aspect():
+    # Halved, a pixel is a triangle over four: weights 3/7, 3/7, 1/7 at a border.
+    row = np.array([10, 30, 80, 210, 250], np.uint8)[None, :, None]
+    for image, transpose in [
+        (np.repeat(row[:, :4], 2, 0), (0, 1, 2)),  # wide: 2x4 -> 1x2
+        (np.repeat(row[:, :4], 2, 0), (1, 0, 2)),  # tall: 4x2 -> 2x1
+        (np.repeat(row[:, :4], 2, 0).repeat(3, 2), (0, 1, 2)),
+    ]:
+        image = image.transpose(transpose)
+        out = Resize(size=1, keep_aspect=True)({"image": image}, None)["image"]
+        assert out.shape == np.zeros((1, 2, image.shape[2])).transpose(transpose).shape
+        for c in range(image.shape[2]):
+            assert out[..., c].ravel().tolist() == [
+                round((3 * 10 + 3 * 30 + 80) / 7),
+                round((30 + 3 * 80 + 3 * 210) / 7),
+            ]
+    # The longer side is rounded down: 2 * 5 / 3.
+    odd = Resize(size=2, keep_aspect=True)({"image": np.repeat(row, 3, 0)}, None)
+    assert odd["image"].shape == (2, 3, 1)
+    same = Resize(size=3, keep_aspect=True)({"image": np.repeat(row, 3, 0)}, None)
+    np.testing.assert_array_equal(same["image"], np.repeat(row, 3, 0))
+
+
+@pytest.mark.parametrize(
+    ("size", "top", "left"),
+    # Half a pixel goes to the even place: 1.5 -> 2, 0.5 -> 0, 2.5 -> 2.
+    [((3, 5), 1, 1), ((2, 4), 2, 2), ((4, 2), 0, 2), (5, 0, 1), ((5, 7), 0, 0)],
+)
+def test_center_crop_is_the_middle(image, size, top, left):
+    out = CenterCrop(size)({"image": image, "label": 3}, None)
+    h, w = (size, size) if isinstance(size, int) else size
+    np.testing.assert_array_equal(
+        out["image"], image[top : top + h, left : left + w], strict=True
+    )
+    assert out["label"] == 3
+
+
+def test_the_usual_evaluation_takes_images_of_all_sizes_in_one_batch():
+    steps = make_transform(
+        [
+            {"name": "resize", "size": 6, "keep_aspect": True},
+            {"name": "center_crop", "size": 5},
+            {"name": "to_float"},
+        ]
+    )
+    for h, w in [(9, 14), (14, 9), (8, 8)]:
+        images = rng(3).integers(0, 256, (2, h, w, 3), dtype=np.uint8)
+        out = steps.batch({"image": images}, [None, None])["image"]
+        assert out.shape == (2, 5, 5, 3)
+        short = Image.fromarray(images[1]).resize(
+            (6 * w // min(h, w), 6 * h // min(h, w)), Image.Resampling.BILINEAR
+        )
+        dy, dx = (short.height - 5) // 2, (short.width - 5) // 2
+        expected = np.asarray(short)[dy : dy + 5, dx : dx + 5] / np.float32(255)
+        np.testing.assert_allclose(out[1], expected)
+
+
+def test_random_resized_crops_cover_the_ranges_of_area_and_aspect():
+    crop, generator = RandomResizedCrop(size=4), rng()
+    windows = np.array([crop._window(300, 400, generator) for _ in range(3000)])
+    y, x, h, w = windows.T
+    assert (y.min(), x.min()) == (0, 0)
+    assert ((y + h).max(), (x + w).max()) == (300, 400)
+    area, aspect = h * w / (300 * 400), w / h
+    assert 0.079 < area.min() < 0.09
+    assert 0.95 < area.max() < 1.01
+    assert 0.74 < aspect.min() < 0.76
+    assert 1.32 < aspect.max() < 1.35
+    small = area < 0.5  # all of these fit: evenly drawn
+    assert area[small].mean() == pytest.approx(0.29, abs=0.01)
+    assert np.log(aspect[small]).mean() == pytest.approx(0, abs=0.01)
+    assert (y[small] / (300 - h[small])).mean() == pytest.approx(0.5, abs=0.02)
+
+
+def test_a_random_resized_crop_is_a_resized_window():
+    image = rng(1).integers(0, 256, (12, 10, 3), dtype=np.uint8)
+    crop = RandomResizedCrop(size=(5, 6), area=(0.2, 0.9))
+    for seed in range(20):
+        y, x, h, w = crop._window(12, 10, rng(seed))
+        window = Image.fromarray(np.ascontiguousarray(image[y : y + h, x : x + w]))
+        expected = np.asarray(window.resize((6, 5), Image.Resampling.BILINEAR))
+        out = crop({"image": image}, rng(seed))["image"]
+        np.testing.assert_array_equal(out, expected, strict=True)
+
+
+@pytest.mark.parametrize(
+    ("shape", "window"), [((3, 100), (0, 48, 3, 4)), ((90, 2), (43, 0, 3, 2))]
+)
+def test_images_in_which_no_window_fits_give_the_largest_in_the_middle(shape, window):
+    assert RandomResizedCrop(size=4)._window(*shape, rng()) == window
+
+
+def test_crops_and_sizes_that_do_not_fit_are_named(image):
+    with pytest.raises(DataError, match="5x7 is smaller than the crop 6x6"):
+        CenterCrop(6)({"image": image}, None)
+    with pytest.raises(DataError, match=r"random_resized_crop: takes uint8 .* float32"):
+        RandomResizedCrop(2)({"image": image.astype(np.float32)}, rng())
+
+
 def test_arguments_are_left_alone(image):
     before = image.copy()
     steps = make_transform(
@@ -180,6 +281,26 @@ def test_functions_and_configs_mix(image):
         ([{"name": "random_crop", "pad": -1}], "must not be negative, got -1"),
         ([{"name": "horizontal_flip", "probability": 2}], r"in \[0, 1\], got 2"),
         ([{"name": "resize", "size": 4, "method": "cubic"}], "did you mean 'bicubic'"),
+        (
+            [{"name": "resize", "size": (4, 5), "keep_aspect": True}],
+            r"length of the shorter side, got size=\(4, 5\)",
+        ),
+        (
+            [{"name": "random_resized_crop", "size": 4, "area": (0.5, 1.5)}],
+            r"area must be a range .* up to 1, got \(0.5, 1.5\)",
+        ),
+        (
+            [{"name": "random_resized_crop", "size": 4, "area": 0.5}],
+            r"area must be a range .* got 0.5",
+        ),
+        (
+            [{"name": "random_resized_crop", "size": 4, "aspect": (0, 2)}],
+            r"aspect must be a range .* above 0, got \(0, 2\)",
+        ),
+        (
+            [{"name": "random_resized_crop", "size": 4, "method": "box"}],
+            "random_resized_crop: unknown method 'box'",
+        ),
         ([{"pad": 4}], "a transform needs a name"),
         (["to_float"], "a transform needs a name"),
         ("to_float", "must be a list"),

@@ -13,6 +13,13 @@ from typing import Any, ClassVar
 import numpy as np
 
 from zoo_jax.core.errors import ConfigError, DataError, closest
+from zoo_jax.data.geometry import (
+    CenterCrop,
+    HorizontalFlip,
+    RandomCrop,
+    RandomResizedCrop,
+    Resize,
+)
 
 Transform = Callable[[dict[str, Any], Any], dict[str, Any]]
 
@@ -65,113 +72,6 @@ class Normalize:
                     f"{self.key!r} has {image.shape[-1]} channels"
                 )
         return {**example, self.key: (image - mean) / std}
-
-
-@dataclasses.dataclass(frozen=True)
-class RandomCrop:
-    """Pads by `pad` zero pixels on each side, then cuts a window at a random place.
-
-    Args:
-      size: (height, width) of the window, or one number for both; None keeps the image size.
-      pad: Pixels added on every side before the cut.
-      key: The image [h, w, c].
-    """
-
-    size: int | Sequence[int] | None = None
-    pad: int = 0
-    key: str = "image"
-
-    def __post_init__(self) -> None:
-        if self.pad < 0:
-            raise ConfigError(f"random_crop: pad must not be negative, got {self.pad}")
-
-    def __call__(
-        self, example: dict[str, Any], rng: np.random.Generator
-    ) -> dict[str, Any]:
-        """Crops `key`."""
-        image = example[self.key]
-        h, w = image.shape[:2]
-        size = (h, w) if self.size is None else self.size
-        ch, cw = (size, size) if isinstance(size, int) else size
-        spare_y, spare_x = h + 2 * self.pad - ch, w + 2 * self.pad - cw
-        if spare_y < 0 or spare_x < 0:
-            raise DataError(
-                f"random_crop: an image of {h}x{w} padded by {self.pad} is smaller than "
-                f"the crop {ch}x{cw}: choose a smaller size or resize first"
-            )
-        # Not rng.integers, which takes four times longer for a single number.
-        y = int(rng.random() * (spare_y + 1)) - self.pad
-        x = int(rng.random() * (spare_x + 1)) - self.pad
-        # Only the part inside the image is copied: np.pad would cost more than the rest.
-        top, left = max(y, 0), max(x, 0)
-        inside = image[top : max(y + ch, top), left : max(x + cw, left)]
-        if inside.shape[:2] != (ch, cw):
-            window = np.zeros((ch, cw, *image.shape[2:]), image.dtype)
-            ih, iw = inside.shape[:2]
-            window[top - y : top - y + ih, left - x : left - x + iw] = inside
-            inside = window
-        return {**example, self.key: inside}
-
-
-@dataclasses.dataclass(frozen=True)
-class HorizontalFlip:
-    """Mirrors left and right with a given probability."""
-
-    probability: float = 0.5
-    key: str = "image"
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.probability <= 1:
-            raise ConfigError(
-                f"horizontal_flip: probability must lie in [0, 1], got {self.probability}"
-            )
-
-    def __call__(
-        self, example: dict[str, Any], rng: np.random.Generator
-    ) -> dict[str, Any]:
-        """Mirrors `key`, or returns the example as it is."""
-        flip = rng.random() < self.probability  # drawn always: later draws keep place
-        return {**example, self.key: example[self.key][:, ::-1]} if flip else example
-
-
-@dataclasses.dataclass(frozen=True)
-class Resize:
-    """Resamples a uint8 image to (height, width), antialiased as Pillow does.
-
-    Args:
-      size: (height, width), or one number for both.
-      method: ``"bilinear"``, ``"bicubic"``, ``"nearest"`` or ``"lanczos"``.
-      key: The image, uint8 [h, w, c] with 1, 3 or 4 channels.
-    """
-
-    size: int | Sequence[int]
-    method: str = "bilinear"
-    key: str = "image"
-
-    def __post_init__(self) -> None:
-        methods = ("bilinear", "bicubic", "nearest", "lanczos")
-        if self.method not in methods:
-            raise ConfigError(
-                f"resize: unknown method {self.method!r}: {closest(self.method, methods)}"
-            )
-
-    def __call__(self, example: dict[str, Any], rng: Any) -> dict[str, Any]:
-        """Resamples `key`."""
-        from PIL import Image
-
-        del rng
-        image = example[self.key]
-        if image.dtype != np.uint8:
-            raise DataError(
-                f"resize: takes uint8 images, got {image.dtype}: put it before to_float"
-            )
-        h, w = (self.size, self.size) if isinstance(self.size, int) else self.size
-        grey = image.shape[-1] == 1
-        picture = Image.fromarray(image[..., 0] if grey else image)
-        out = np.asarray(
-            picture.resize((w, h), Image.Resampling[self.method.upper()])
-        ).reshape(h, w, image.shape[-1])
-        return {**example, self.key: out}
 
 
 class Compose:
@@ -244,9 +144,11 @@ def _stack(name: str, values: Sequence[Any]) -> np.ndarray:
 
 
 TRANSFORMS: dict[str, Callable[..., Transform]] = {
+    "center_crop": CenterCrop,
     "horizontal_flip": HorizontalFlip,
     "normalize": Normalize,
     "random_crop": RandomCrop,
+    "random_resized_crop": RandomResizedCrop,
     "resize": Resize,
     "to_float": ToFloat,
 }

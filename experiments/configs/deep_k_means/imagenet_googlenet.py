@@ -2,8 +2,8 @@ r"""Deep k-Means on ImageNet with GoogLeNet, the large network that the abstract
 
 Paper: arXiv 1806.09228; its table, its K and its training are not available to us, so every
 number below is ours. Weights: torchvision's googlenet-1378be20.pth (69.778 % by its own
-evaluation; its auxiliary heads are left out). Data: $ZOO_DATA/imagenet/{train,val}/<class>/*,
-all images resized to a square instead of the usual crop from the middle.
+evaluation; its auxiliary heads are left out). Data: $ZOO_DATA/imagenet/{train,val}/<class>/*;
+evaluated as torchvision does: shorter side to 256 pixels, the 224x224 in the middle.
 Reaches: not run. Cost: not known; days on one GPU.
 
   C=experiments/configs/deep_k_means/imagenet_googlenet.py; R=runs/imagenet_googlenet
@@ -54,13 +54,16 @@ def get_config(arg=None):
             seed=opt.seed,
         )
     augment = [
-        dict(name="resize", size=256),
-        dict(name="random_crop", size=224),
+        dict(name="random_resized_crop", size=224),
         dict(name="horizontal_flip"),
+    ]
+    middle = [
+        dict(name="resize", size=256, keep_aspect=True),
+        dict(name="center_crop", size=224),
     ]
     c.data = dict(
         train=stream("train", BATCH, augment),
-        valid=stream("val", 250, [dict(name="resize", size=224)]),
+        valid=stream("val", 250, middle),
     )
     c.data.train.workers = 16
     c.eval = dict(valid=dict(stream="valid", every=c.steps))

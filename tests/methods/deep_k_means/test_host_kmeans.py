@@ -58,6 +58,8 @@ def test_a_scalar_in_the_middle_goes_to_the_lower_centre():
     _, labels, sse = host_kmeans.lloyd(x, np.array([[3.0], [0.0]], np.float32), 0)
     assert labels.tolist() == [1, 0, 0, 1]
     assert sse == 1.5**2 + 1
+    centres, _, _ = host_kmeans.lloyd(x, np.array([[3.0], [0.0]], np.float32), 1)
+    assert centres.tolist() == [[0.75], [3.5]]
 
 
 @pytest.mark.parametrize(("n", "d", "k"), [(1021, 1, 200), (700, 3, 60), (5, 2, 5)])
