@@ -48,6 +48,7 @@ class ModelEntry:
 
 
 _DEEP_K_MEANS = "zoo_jax.methods.deep_k_means"
+_WEAKNAS = "zoo_jax.methods.weaknas"
 _U_SAID = "zoo_jax.methods.u_said"
 
 MODELS: dict[str, ModelEntry] = {
@@ -107,6 +108,12 @@ MODELS: dict[str, ModelEntry] = {
         example=(1, 44, 44, 3),
         network="denoiser",
         doc="cascaded denoiser; BGR in [0, 255] minus mean -> its restored centre",
+    ),
+    "weaknas/mobilenet_v3_ofa": ModelEntry(
+        build=f"{_WEAKNAS}.model:build_mobilenet_v3_ofa",
+        table=f"{_WEAKNAS}.convert:mobilenet_v3_ofa_table",
+        example=(1, 236, 236, 3),
+        doc="sub-net of the once-for-all MobileNetV3; normalised RGB -> 1000 logits",
     ),
 }
 
