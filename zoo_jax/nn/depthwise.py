@@ -54,7 +54,7 @@ def depthwise_conv(
         for j in range(columns):
             last = (b, i + (out_h - 1) * stride + 1, j + (out_w - 1) * stride + 1, c)
             window = jax.lax.slice(padded, (0, i, j, 0), last, (1, stride, stride, 1))
-            out += window * kernel[i, j]  # 1 c
+            out += window * kernel[i, j].reshape(1, 1, 1, c)
     return out
 
 

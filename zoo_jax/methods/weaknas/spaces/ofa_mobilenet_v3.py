@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float32, Int
 
-from zoo_jax.core.errors import ConfigError, DataError
+from zoo_jax.core.errors import DataError
 from zoo_jax.core.files import PathLike
 from zoo_jax.methods.weaknas.spaces.pool import Pool
+from zoo_jax.methods.weaknas.spaces.sampling import draw_distinct
 from zoo_jax.methods.weaknas.spaces.tables import load_npz, locate
 
 KERNELS, EXPANSIONS, DEPTHS = (3, 5, 7), (3, 4, 6), (2, 3, 4)
@@ -23,7 +24,6 @@ WIDTH, IMAGE_SIZE = 1.2, 236
 _STRIDES = (2, 2, 2, 1, 2)
 _SQUEEZE = (False, True, False, True, True)
 _BASE = (16, 16, 24, 40, 80, 112, 160, 960, 1280)  # at width 1
-_TRIES = 200  # batches of draws before a range of multiply-adds counts as empty
 
 
 class SubNet(NamedTuple):
@@ -239,30 +239,24 @@ def sample(
     Raises:
       ConfigError: if the range holds too few.
     """
-    rng = np.random.default_rng(seed)
-    seen: dict[bytes, tuple[np.ndarray, ...]] = {}
-    for _ in range(_TRIES):
-        draws = rng.integers(0, 3, (8192, 2 * STAGES * SLOTS + STAGES))
-        kernels, expansions, depths = (
-            np.array(choices)[part]
-            for choices, part in zip(
-                (KERNELS, EXPANSIONS, DEPTHS),
-                np.split(draws, [STAGES * SLOTS, 2 * STAGES * SLOTS], axis=1),
-                strict=True,
-            )
-        )
-        macs, _ = count_costs(kernels, expansions, depths, **costs)
-        form = encode(kernels, expansions, depths).astype(np.uint8)
-        for i in np.flatnonzero(
-            (macs >= 1e6 * min_mflops) & (macs <= 1e6 * max_mflops)
-        ):
-            seen.setdefault(form[i].tobytes(), (kernels[i], expansions[i], depths[i]))
-            if len(seen) == size:
-                return tuple(map(np.stack, zip(*seen.values(), strict=True)))
-    raise ConfigError(
-        f"only {len(seen)} of {size} sub-nets were found with {min_mflops} to {max_mflops} "
-        "million multiply-adds: widen min_mflops and max_mflops, or lower size"
+    slots = STAGES * SLOTS
+
+    def split(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        return rows[:, :slots], rows[:, slots : 2 * slots], rows[:, 2 * slots :]
+
+    def draw(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        index = split(rng.integers(0, 3, (8192, 2 * slots + STAGES)))
+        choices = (KERNELS, EXPANSIONS, DEPTHS)
+        nets = [np.array(c)[i] for c, i in zip(choices, index, strict=True)]
+        macs, _ = count_costs(*nets, **costs)
+        inside = (macs >= 1e6 * min_mflops) & (macs <= 1e6 * max_mflops)
+        return np.concatenate(nets, axis=1), encode(*nets).astype(np.uint8), inside
+
+    mend = (
+        f"widen the range of {min_mflops} to {max_mflops} million multiply-adds "
+        "(min_mflops, max_mflops), or lower size"
     )
+    return split(draw_distinct(size, seed, draw, mend=mend))
 
 
 def build_pool(
@@ -295,8 +289,6 @@ def build_pool(
     labels: Mapping[str, np.ndarray] = {}
     if table is not None:
         nets, labels = _read_table(table)
-    elif size < 1:
-        raise ConfigError(f"size must be at least 1, got size={size}")
     else:
         nets = sample(
             size,
