@@ -21,6 +21,7 @@ from zoo_jax.core.errors import ConfigError, DataError, closest
 from zoo_jax.core.files import PathLike, atomic_write
 from zoo_jax.methods.weaknas.spaces.pool import Graph, Pool
 from zoo_jax.methods.weaknas.spaces.tables import (
+    choose_runs,
     load_npz,
     locate,
     one_hot,
@@ -61,6 +62,8 @@ def build_pool(
     dataset: str | None = None,
     table: PathLike | None = None,
     encoding: Encoding = "one_hot",
+    label: Literal["mean", "one_run"] = "mean",
+    seed: int = 0,
 ) -> Pool:
     """Opens NAS-Bench-201.
 
@@ -75,14 +78,19 @@ def build_pool(
       table: The compact table or the official folder; default: ``$ZOO_DATA/nas_bench_201/
         nas_bench_201.npz``.
       encoding: As in `encode`.
+      label: Whether ``search`` is what the table calls it (of an official folder the mean over
+        a cell's training runs), or of one run, drawn once for each cell.
+      seed: For that draw.
 
     Returns:
       The pool; item i of a complete table is architecture i of the official numbering.
 
     Raises:
-      ConfigError: for an unknown data set or encoding.
-      DataError: for a table that is missing or malformed.
+      ConfigError: for an unknown data set, encoding or label.
+      DataError: for a table that is missing or malformed, or lacks the single runs.
     """
+    if label not in ("mean", "one_run"):
+        raise ConfigError(f"label must be mean or one_run, got {label!r}")
     if dataset not in DATASETS:
         raise ConfigError(
             f"nas_bench_201 needs a data set, got dataset={dataset!r}: "
@@ -97,6 +105,9 @@ def build_pool(
         for label, name in LABELS.items()
         if name in arrays
     }
+    if label == "one_run":
+        runs = choose_runs(path, arrays, "search200_runs", seed)
+        labels["search"] = runs[:, column].astype(np.float32)
     row = np.full(len(OPS) ** len(EDGES), -1, np.int64)
     row[arch @ _POWERS] = np.arange(len(arch))
 
@@ -242,10 +253,9 @@ def read_table(path: pathlib.Path) -> dict[str, np.ndarray]:
     columns = len(DATASETS)
     shapes = {"arch": (None, 6), "iso_class": (None,)}
     shapes |= {name: (None, columns) for name in ("search200", "test200")}
-    arrays = load_npz(path, shapes)
-    for name in set(arrays) & set(LABELS.values()):
-        if arrays[name].shape != (len(arrays["arch"]), columns):
-            raise DataError(f"{path}: array {name!r} has shape {arrays[name].shape}")
+    optional = {name: (None, columns) for name in ("val12", "test12")}
+    optional["search200_runs"] = (None, columns, None)
+    arrays = load_npz(path, shapes, optional)
     arch = arrays["arch"] = _checked_arch(path, arrays["arch"])
     ops = tuple(map(str, arrays.get("op_names", OPS)))
     if sorted(ops) != sorted(OPS):
@@ -274,27 +284,36 @@ def read_nats_bench(folder: pathlib.Path) -> dict[str, np.ndarray]:
 
     Returns:
       The arrays of a compact table: ``arch``, ``iso_class``, ``search200`` (validation images),
-      ``test200``, ``val12``, ``test12``; each the mean over the training runs that the folder
-      has. What it lacks is NaN. Cells without a file are left out.
+      ``test200``, ``val12``, ``test12``, each the mean over the training runs that the folder
+      has, and ``search200_runs``. What it lacks is NaN. Cells without a file are left out.
 
     Raises:
       DataError: if the folder has another layout, or a file is damaged or asks for code.
     """
     meta = read_pickle(folder / "meta.pickle.pbz2")
-    cells, rows, archs = _meta_cells(folder, meta), [], []
-    for number, cell in enumerate(cells):
+    archs, records = [], []
+    for number, cell in enumerate(_meta_cells(folder, meta)):
         names = (f"{number:06d}.pickle.pbz2", f"{number}.pickle.pbz2")
         path = next((folder / n for n in names if (folder / n).is_file()), None)
         if path is not None:
             archs.append(parse_cell(cell))
-            rows.append(_nats_row(path, read_pickle(path)))
-    if not rows:
+            records.append(_nats_runs(path, read_pickle(path)))
+    if not records:
         raise DataError(f"{folder}: holds no file of a cell such as 000000.pickle.pbz2")
     arch = np.stack(archs)
-    names = list(LABELS.values())
-    values = np.array(rows, np.float32)  # m labels datasets
-    out = {name: values[:, i] for i, name in enumerate(names)}
-    return {"arch": arch, "iso_class": isomorphism_classes(arch), **out}
+    out = {"arch": arch, "iso_class": isomorphism_classes(arch)}
+    for i, name in enumerate(LABELS.values()):
+        cells = [record[i] for record in records]  # cell, data set, run
+        most = max(len(runs) for cell in cells for runs in cell)
+        runs = np.full((len(cells), len(DATASETS), max(most, 1)), np.nan, np.float32)
+        for at, column in np.ndindex(runs.shape[:2]):
+            runs[at, column, : len(cells[at][column])] = cells[at][column]
+        count = np.sum(~np.isnan(runs), axis=-1)
+        mean = np.nansum(runs, axis=-1) / np.maximum(count, 1)
+        out[name] = np.where(count > 0, mean, np.float32("nan"))
+        if name == "search200":
+            out["search200_runs"] = runs
+    return out
 
 
 def _meta_cells(folder: pathlib.Path, meta: Any) -> list[str]:
@@ -309,28 +328,30 @@ def _meta_cells(folder: pathlib.Path, meta: Any) -> list[str]:
     return list(cells)
 
 
-def _nats_row(path: pathlib.Path, record: Any) -> list[list[float]]:
-    """Accuracies of one cell: label x data set."""
+def _nats_runs(path: pathlib.Path, record: Any) -> list[list[list[float]]]:
+    """Accuracies of the training runs of one cell: label, data set, run."""
 
-    def mean(epochs: str, dataset: str, images: str) -> float:
+    def runs(epochs: str, dataset: str, images: str) -> list[float]:
         results = record[epochs]["all_results"] if epochs in record else {}
         key = f"{images}@{int(epochs) - 1}"
-        found = [
+        return [
             float(run["eval_acc1es"][key])
-            for (trained, _), run in results.items()
+            for (trained, _), run in sorted(results.items())
             if trained == dataset and key in run["eval_acc1es"]
         ]
-        return float(np.mean(found)) if found else float("nan")
 
-    def valid(epochs: str, dataset: str) -> float:
+    def valid(epochs: str, dataset: str) -> list[float]:
         # Of CIFAR-10 only the networks trained on half of it have images held out.
         held = "cifar10-valid" if dataset == "cifar10" else dataset
-        return mean(epochs, held, "x-valid")
+        return runs(epochs, held, "x-valid")
 
-    def test(epochs: str, dataset: str) -> float:
-        return mean(epochs, dataset, "ori-test" if dataset == "cifar10" else "x-test")
+    def test(epochs: str, dataset: str) -> list[float]:
+        return runs(epochs, dataset, "ori-test" if dataset == "cifar10" else "x-test")
 
     try:
+        if not isinstance(record, Mapping):
+            raise TypeError(f"it holds a {type(record).__name__}")
+        # In the order of LABELS.
         sources = [(valid, "200"), (test, "200"), (valid, "12"), (test, "12")]
         return [
             [measure(epochs, _OFFICIAL[d]) for d in DATASETS]

@@ -7,7 +7,7 @@ from jaxtyping import Bool, Shaped
 
 from zoo_jax.core.errors import ConfigError
 
-_TRIES = 200  # batches of draws before the space counts as exhausted
+_STALE = 25  # batches in a row without anything new: the space counts as exhausted
 
 Draw = Callable[
     [np.random.Generator],
@@ -36,12 +36,15 @@ def draw_distinct(
         raise ConfigError(f"size must be at least 1, got size={size}")
     rng = np.random.default_rng(seed)
     found: dict[bytes, np.ndarray] = {}
-    for _ in range(_TRIES):
+    stale = 0
+    while stale < _STALE:
+        before = len(found)
         rows, forms, admissible = draw(rng)
         for i in np.flatnonzero(admissible):
             found.setdefault(forms[i].tobytes(), rows[i])
             if len(found) == size:
                 return np.stack(list(found.values()))
+        stale = 0 if len(found) > before else stale + 1
     raise ConfigError(
         f"only {len(found)} of size={size} architectures were found: {mend}"
     )

@@ -49,7 +49,9 @@ def locate(table: PathLike | None, default: str, origin: str) -> pathlib.Path:
 
 
 def load_npz(
-    path: pathlib.Path, shapes: Mapping[str, Sequence[int | None]]
+    path: pathlib.Path,
+    shapes: Mapping[str, Sequence[int | None]],
+    optional: Mapping[str, Sequence[int | None]] | None = None,
 ) -> dict[str, np.ndarray]:
     """Reads the arrays of a compact table.
 
@@ -57,6 +59,7 @@ def load_npz(
       path: The ``.npz`` file.
       shapes: Array that must be there -> its shape; None matches any length, but the first
         axes of all these arrays must be equally long.
+      optional: The same for arrays that may be absent.
 
     Returns:
       All arrays of the file.
@@ -77,7 +80,8 @@ def load_npz(
             f"{path}: is no table in npz form ({error}): get the file again"
         ) from None
     rows = None
-    for name, shape in shapes.items():
+    present = {k: v for k, v in (optional or {}).items() if k in arrays}
+    for name, shape in {**shapes, **present}.items():
         if name not in arrays:
             raise DataError(
                 f"{path}: lacks the array {name!r}; it has {', '.join(sorted(arrays))}"
@@ -87,6 +91,8 @@ def load_npz(
         fits = array.ndim == len(shape) and all(
             want in (None, have) for want, have in zip(shape, array.shape, strict=True)
         )
+        if array.dtype.kind not in "iuf":
+            raise DataError(f"{path}: array {name!r} holds {array.dtype}, no numbers")
         if not fits or array.shape[:1] != rows:
             wanted = tuple("m" if n is None else n for n in shape)
             raise DataError(
