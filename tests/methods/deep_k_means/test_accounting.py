@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from zoo_jax.core.tree import named_leaves
+from zoo_jax.core.tree import named_leaves, nest
+from zoo_jax.methods.deep_k_means import artefact
 from zoo_jax.methods.deep_k_means.accounting import (
     dense_file,
     gzip_bytes,
@@ -80,6 +81,34 @@ def test_formula_gives_the_ratios_of_the_published_settings(
     assert size.ratio == pytest.approx(entropy, rel=1e-6)
     fixed_size = reference_size(wide_resnet_params, clustered, coding="fixed")
     assert fixed_size.ratio == pytest.approx(fixed, rel=1e-6)
+
+
+def test_a_file_is_within_5_percent_of_the_formula_and_beats_gzip(wide_resnet_params):
+    rng = np.random.default_rng(0)
+    params, clustered = {}, {}
+    for name, leaf in named_leaves(wide_resnet_params).items():
+        array = rng.normal(0, 0.1, leaf.shape).astype(np.float32)
+        k, core = (SETTINGS | VARIANTS[47]).get(name[: -len("/kernel")], (0, 0))
+        if name.endswith("/kernel") and k:
+            n, d = sample_shape(leaf.shape)
+            labels = rng.permutation(even_labels(n, k, core))
+            codebook = rng.normal(0, 0.1, (k, d)).astype(np.float32)
+            clustered[name] = Clustered(codebook, labels)
+            array = clustered[name].restore(leaf.shape)
+        params[name] = array
+    params = nest(params)
+    data, _ = artefact.pack(params, clustered)
+    formula = reference_size(params, clustered).compressed / 8
+    # The formula leaves norms out, which the file must hold: 4 bytes each.
+    leaves = named_leaves(params)
+    norms = 4 * sum(
+        leaf.size
+        for name, leaf in leaves.items()
+        if name.rpartition("/")[0] + "/kernel" not in leaves
+    )
+    assert norms > 10_000
+    assert formula + norms < len(data) <= 1.05 * (formula + norms)
+    assert len(data) < gzip_bytes(dense_file(params))
 
 
 def test_stored_ratios_are_those_of_the_golden_file(shared):

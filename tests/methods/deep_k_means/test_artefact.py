@@ -195,20 +195,34 @@ def stored(network, tmp_path):
     return tmp_path / "good.zdkm"
 
 
-def test_every_flipped_bit_is_noticed(stored, tmp_path):
+def regions(data):
+    """Name -> first and last byte, of all that a file consists of."""
+    lengths = {"magic": 8, "version": 2, "count": 2}
+    lengths |= {f"entry of {name}": 12 for name in artefact.SECTIONS}
+    lengths |= {"checksum": 4}
+    lengths |= {name: len(body) for name, body in artefact._sections(data).items()}
+    lengths |= {"digest": 32}
+    ends = np.cumsum(list(lengths.values())).tolist()
+    assert ends[-1] == len(data)
+    starts = [0, *ends[:-1]]
+    return dict(zip(lengths, zip(starts, ends, strict=True), strict=True))
+
+
+def test_five_hundred_flipped_bits_in_every_region_are_noticed(stored, tmp_path):
     good = stored.read_bytes()
     rng = np.random.default_rng(0)
-    places = {
-        *range(100),
-        *rng.integers(0, len(good), 200),
-        *range(len(good) - 32, len(good)),
-    }
-    for place in sorted(places):
-        bad = bytearray(good)
-        bad[place] ^= 1 << int(rng.integers(8))
-        (tmp_path / "bad").write_bytes(bad)
-        with pytest.raises(WeightsError):
-            load_compressed(tmp_path / "bad")
+    flipped = 0
+    for name, (start, end) in regions(good).items():
+        bits = np.arange(8 * start, 8 * end)
+        assert bits.size, name
+        for bit in rng.permutation(bits)[:40]:
+            bad = bytearray(good)
+            bad[bit // 8] ^= 1 << (bit % 8)
+            (tmp_path / "bad").write_bytes(bad)
+            with pytest.raises(WeightsError):
+                load_compressed(tmp_path / "bad")
+            flipped += 1
+    assert flipped >= 500
 
 
 def test_every_truncation_is_noticed(stored, tmp_path):
