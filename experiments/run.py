@@ -33,7 +33,11 @@ def main(argv: Sequence[str]) -> None:
         )
     args = flags.FLAGS
     with open_run(
-        args.workdir, config, mesh, allow_config_change=args.allow_config_change
+        args.workdir,
+        config,
+        mesh,
+        allow_config_change=args.allow_config_change,
+        load=common.load_variables,
     ) as run:
         if run.finished:
             logging.info("%s has finished already; nothing to do", run.workdir)

@@ -179,7 +179,11 @@ class RunContext(Protocol):
         """Opens a data source by its config section, e.g. ``dict(name="mnist_5k", split="test")``."""
 
     def load_variables(self, path: str) -> Variables:
-        """Reads the newest good checkpoint of another workdir (averaged parameters if kept)."""
+        """Reads a trained network.
+
+        The newest good checkpoint of another workdir (averaged parameters if kept), or
+        published weights as ``<model name>:<file>``.
+        """
 
     def fit(
         self,

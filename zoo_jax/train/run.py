@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -47,10 +47,15 @@ class Run:
     """One run in one workdir; what a procedure gets as its context."""
 
     def __init__(
-        self, workdir: pathlib.Path, config: ml_collections.ConfigDict, mesh: Mesh
+        self,
+        workdir: pathlib.Path,
+        config: ml_collections.ConfigDict,
+        mesh: Mesh,
+        load: Callable[[str], Variables] | None = None,
     ):
         """Use `open_run`, which also locks the folder and checks its config."""
         self.workdir, self.config, self.mesh = workdir, config, mesh
+        self._load = load or workdir_variables
         self.key = rng.make_key(config.get("seed", 0))
         self.facts = run_facts(mesh)
         self.primary = jax.process_index() == 0
@@ -73,8 +78,11 @@ class Run:
         return open_source(split_spec(spec)[0])
 
     def load_variables(self, path: str) -> Variables:
-        """The newest good checkpoint of a workdir, with averaged parameters if it keeps them."""
-        return workdir_variables(path)
+        """The newest good checkpoint of a workdir, with averaged parameters if it keeps them.
+
+        Or whatever else the `load` of `open_run` reads.
+        """
+        return self._load(path)
 
     def fit(
         self,
@@ -157,6 +165,7 @@ def open_run(
     mesh: Mesh,
     *,
     allow_config_change: bool = False,
+    load: Callable[[str], Variables] | None = None,
 ) -> Iterator[Run]:
     """Takes a workdir for this process until the block ends.
 
@@ -165,6 +174,7 @@ def open_run(
       config: Resolved and locked.
       mesh: The devices.
       allow_config_change: Goes on although the workdir was started with another config.
+      load: How `Run.load_variables` reads trained networks; from workdirs by default.
 
     Raises:
       ConfigError: if the workdir's config differs; the keys are named.
@@ -176,7 +186,7 @@ def open_run(
             stack.enter_context(lock_workdir(workdir))
             check_config(workdir, config, allow_change=allow_config_change)
         _barrier("open the workdir")
-        run = Run(workdir, config, mesh)
+        run = Run(workdir, config, mesh, load)
         stack.callback(run.close)
         yield run
 
