@@ -52,10 +52,12 @@ def test_layers_of_all_sizes_share_one_program_and_each_gets_its_own_pull(relaxa
             expected = STRENGTH * (x - (u[:, :k] * s[:k]) @ vt[:k])
         else:
             cluster = pytest.importorskip("sklearn.cluster")
+            limits = pytest.importorskip("threadpoolctl").threadpool_limits
             labels = np.asarray(factors[key])
             assert sorted(set(labels)) == list(range(k))
             means = np.stack([x[labels == i].mean(0) for i in range(k)])
             expected = STRENGTH * (x - means[labels])
-            theirs = cluster.KMeans(k, n_init=3, random_state=0).fit(x).inertia_
+            with limits(1):  # its threads are slow where others are at work
+                theirs = cluster.KMeans(k, n_init=3, random_state=0).fit(x).inertia_
             assert np.sum((x - means[labels]) ** 2) < 1.1 * theirs
         np.testing.assert_allclose(pull, expected, atol=5e-5)
