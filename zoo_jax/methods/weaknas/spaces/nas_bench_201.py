@@ -357,7 +357,7 @@ def _nats_runs(path: pathlib.Path, record: Any) -> list[list[list[float]]]:
             [measure(epochs, _OFFICIAL[d]) for d in DATASETS]
             for measure, epochs in sources
         ]
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise DataError(
             f"{path}: is no record of NATS-Bench ({type(error).__name__}: {error})"
         ) from None
