@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from absl.flags import argparse_flags
 from tqdm import tqdm
 
-from zoo_jax import compress, models
+from zoo_jax import compress, models, search
 from zoo_jax.core.errors import ConfigError, WeightsError, ZooError
 from zoo_jax.core.files import write_json
 from zoo_jax.core.tree import count_parameters, nest
@@ -283,6 +283,32 @@ examples:
   zoo-jax export --model deep_k_means/digits_cnn --weights digits -o digits.stablehlo
   zoo-jax export --model deep_k_means/digits_cnn --weights digits.npz --batch 8 \\
       --platforms cpu,cuda,tpu -o digits_b8.stablehlo""",
+    ),
+    "search": _Command(
+        search.search_command,
+        search.search_arguments,
+        "the best architectures of a space by few queries: a table, or your trainings",
+        """\
+Against a table, searches are repeated and averaged; columns are the judged value of the best
+queried or predicted (best test, the published rule), of the best by what the search was told
+(honest), and of the predicted best (predicted).
+
+With --command, every architecture is trained by your command, which prints its value last:
+  {config}  path of a JSON file with the architecture   {json}  the same as text
+  {trial}   its number from 0 on                        {slot}  0 .. parallel - 1, e.g. a GPU
+The value is the last number of the last line printed, or of a line {"value": NUMBER}. All that
+happens is kept in DIR/trials.jsonl: after a kill, the same command goes on. See docs/search.md.
+
+examples:
+  zoo-jax search --space nas_bench_graph --dataset cora --budget 50 --repeats 20
+  zoo-jax search --space nas_bench_201 --table nas_bench_201.npz --dataset cifar100 \\
+      --budget 100 --repeats 100 --preset best --json cifar100.json --figure cifar100.png
+  zoo-jax search --space my_space.py --command './train.sh {config}' --budget 50 \\
+      --batch 8 --parallel 4 --timeout 3600 -o runs/search
+  zoo-jax search --space my_space.py --command 'CUDA_VISIBLE_DEVICES={slot} python train.py \\
+      --config {config} | tail -n 1' --shell --budget 50 --parallel 2 -o runs/gpus
+  with my_space.py: def get_space(): return {"width": [16, 32, 64], "act": ["relu", "gelu"],
+                                             "depth": [2, 3, 4, 5], "lr": [1e-3, 1e-2]}""",
     ),
 }
 

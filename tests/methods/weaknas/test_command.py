@@ -169,8 +169,8 @@ def wait_for(condition):
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        ("echo boom >&2; exit 3", "exit code 3"),
-        ("echo 0.5; echo boom >&2; exit 1", "exit code 1"),
+        ("echo boom >&2; exit 3", "exit code 3: boom"),
+        ("echo 0.5; echo boom >&2; exit 1", "exit code 1: boom"),
         ("echo boom >&2", "printed nothing on standard output"),
         ("echo boom >&2; echo nan", "printed nan on its last line, 'nan'"),
         ("echo boom >&2; echo done", "printed no number on its last line, 'done'"),

@@ -232,6 +232,7 @@ class Attempt:
     def _read(self, code: int) -> Outcome:
         seconds = self.seconds
         reason = value = None
+        lines = _tail(self._errors).splitlines()[-20:]
         if self._signal is not None and self._timeout is None:
             reason = "ended with the search"
         elif self._signal is not None:
@@ -239,14 +240,15 @@ class Attempt:
         elif code < 0:
             reason = f"killed by {_signal_name(-code)}"
         elif code > 0:
-            reason = f"exit code {code}"
+            last = next((line.strip() for line in lines[::-1] if line.strip()), "")
+            reason = f"exit code {code}" + (f": {last[:120]}" if last else "")
         else:
             try:
                 value = read_value(_tail(self._output))
             except ValueError as error:
                 reason = str(error)
-        lines = _tail(self._errors).splitlines()[-20:] if reason else []
-        return Outcome(value, reason, "\n".join(lines)[-4000:], seconds)
+        stderr = "\n".join(lines)[-4000:] if reason else ""
+        return Outcome(value, reason, stderr, seconds)
 
 
 def end_all(attempts: Iterable[Attempt]) -> None:
