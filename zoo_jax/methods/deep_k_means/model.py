@@ -20,10 +20,12 @@ from zoo_jax.core.config import require_keys, to_dict
 from zoo_jax.core.errors import ConfigError, closest
 from zoo_jax.nn.cifar_resnet import CifarResNet
 from zoo_jax.nn.googlenet import INCEPTIONS, GoogLeNet
+from zoo_jax.nn.matmul_conv import conv_by_matmul
 from zoo_jax.nn.norm import BatchNorm
 
 # Convolutions of the published network: Xavier-uniform with gain sqrt(2). Gain enters squared.
 _XAVIER = nn.initializers.variance_scaling(2.0, "fan_avg", "uniform")
+_CONVOLUTIONS = ("direct", "matmul")
 _HE = nn.initializers.variance_scaling(2.0, "fan_in", "truncated_normal")
 
 
@@ -172,6 +174,8 @@ class DigitsCNN(nn.Module):
       strides: Their strides, one each.
       num_classes: Number of logits.
       bn_momentum: Weight of the old running statistics; None means 0.9.
+      convolution: "direct", or "matmul" (see `conv_by_matmul`) for many networks at once on
+        CPUs.
       dtype: Compute dtype.
     """
 
@@ -179,6 +183,7 @@ class DigitsCNN(nn.Module):
     strides: tuple[int, ...] = (2, 2, 1, 2)
     num_classes: int = 10
     bn_momentum: float | None = None
+    convolution: str = "direct"
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
@@ -187,6 +192,7 @@ class DigitsCNN(nn.Module):
     ) -> Float[Array, "b k"]:
         """Returns logits; `train` uses batch statistics."""
         momentum = 0.9 if self.bn_momentum is None else self.bn_momentum
+        by_matmul = self.convolution == "matmul"
         for index, (features, stride) in enumerate(
             zip(self.widths, self.strides, strict=True), 1
         ):
@@ -198,6 +204,7 @@ class DigitsCNN(nn.Module):
                 use_bias=False,  # the norm that follows has one
                 kernel_init=_HE,
                 dtype=self.dtype,
+                conv_general_dilated=conv_by_matmul if by_matmul else None,
                 name=f"conv{index}",
             )(x)
             x = BatchNorm(momentum=momentum, dtype=self.dtype, name=f"bn{index}")(
@@ -263,13 +270,18 @@ def build_digits_cnn(
     widths: tuple[int, ...] = (16, 32, 64, 128),
     strides: tuple[int, ...] = (2, 2, 1, 2),
     num_classes: int = 10,
+    convolution: str = "direct",
     dtype: DTypeLike = jnp.float32,
 ) -> DigitsCNN:
     """Builds the small digits network for 28x28x1 (or 8x8x1, with smaller strides) images.
 
     Raises:
-      ConfigError: if `widths` and `strides` differ in length or a number is not positive.
+      ConfigError: if `widths` and `strides` differ in length, a number is not positive, or
+        there is no such `convolution`.
     """
+    if convolution not in _CONVOLUTIONS:
+        hint = closest(convolution, _CONVOLUTIONS)
+        raise ConfigError(f"unknown convolution {convolution!r}: {hint}")
     widths, strides = tuple(widths), tuple(strides)
     if not widths or len(widths) != len(strides):
         raise ConfigError(
@@ -281,7 +293,11 @@ def build_digits_cnn(
     )
     _require_positive(**{f"strides[{i}]": s for i, s in enumerate(strides)})
     return DigitsCNN(
-        widths=widths, strides=strides, num_classes=num_classes, dtype=dtype
+        widths=widths,
+        strides=strides,
+        num_classes=num_classes,
+        convolution=convolution,
+        dtype=dtype,
     )
 
 
