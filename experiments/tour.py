@@ -74,6 +74,14 @@ TOUR: dict[str, tuple[Step, ...]] = {
             "deep_k_means/compress",
         ),
     ),
+    "weaknas": (
+        Step(
+            "compare searches on two tables of graph networks, 20 runs each",
+            "run",
+            "weaknas/nas_bench_graph.py:tour",
+            "weaknas/nas_bench_graph",
+        ),
+    ),
 }
 
 _METHOD = flags.DEFINE_string("method", "all", "A method's name, or 'all'.")

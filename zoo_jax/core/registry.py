@@ -11,6 +11,8 @@ from zoo_jax.core.errors import ConfigError, closest
 
 METHODS: dict[str, str] = {
     "deep_k_means": "zoo_jax.methods.deep_k_means",
+    "u_said": "zoo_jax.methods.u_said",
+    "weaknas": "zoo_jax.methods.weaknas",
 }
 
 

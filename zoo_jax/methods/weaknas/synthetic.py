@@ -48,6 +48,7 @@ def build_pool(
         name="synthetic",
         features=np.eye(choices, dtype=np.float32)[items].reshape(size, -1),
         labels={"search": label.astype(np.float32), "test": value.astype(np.float32)},
+        classes=np.arange(size, dtype=np.int32),  # no two are alike
         describe=lambda index: "-".join(map(str, items[index])),
         neighbours=neighbours,
     )

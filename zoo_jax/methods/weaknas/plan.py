@@ -1,0 +1,146 @@
+"""The config of a comparison of searches, read and checked."""
+
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import ml_collections
+
+from zoo_jax.core.config import require_keys, to_dict
+from zoo_jax.core.errors import ConfigError, closest
+from zoo_jax.methods.weaknas.searchers import Budget
+
+
+class Published(NamedTuple):
+    """What another program reached under the rule ``reference``, to compare with."""
+
+    queries: int
+    mean: float
+    stderr: float
+    runs: int
+
+
+class Options(NamedTuple):
+    """What the report shows."""
+
+    queries: tuple[int, ...]  # the numbers are given after so many labels
+    published: dict[str, Published]  # by space; may be empty
+    path: tuple[str, str] | None = None  # space and searcher whose search is drawn
+
+    @classmethod
+    def of(cls, plain: Mapping[str, Any]) -> "Options":
+        """Reads the section ``report``."""
+        section = plain.get("report") or {}
+        require_keys(section, cls._fields, "report")
+        if not section.get("queries"):
+            raise ConfigError("report.queries is missing: e.g. [50, 100]")
+        published = {}
+        for space, numbers in (section.get("published") or {}).items():
+            if space not in plain["spaces"]:
+                raise ConfigError(
+                    f"report.published: unknown space {space!r}:"
+                    f" {closest(space, plain['spaces'])}"
+                )
+            require_keys(numbers, Published._fields, f"report.published.{space}")
+            published[space] = Published(**numbers)
+        path = section.get("path")
+        return cls(tuple(section["queries"]), published, tuple(path) if path else None)
+
+
+class Study(NamedTuple):
+    """Which searchers are compared on which spaces."""
+
+    spaces: tuple[str, ...]
+    searchers: tuple[str, ...]
+    runs: int
+    figure: str = "curves"  # over queries; or "points": the values at the end
+
+
+class Plan(NamedTuple):
+    """The config of a study, checked."""
+
+    spaces: dict[str, dict[str, Any]]
+    searchers: dict[str, dict[str, Any]]
+    studies: dict[str, Study]
+    budget: Budget
+    chunk: int
+    report: Options
+    runs: dict[tuple[str, str], int]  # (space, searcher) -> how many
+
+    @classmethod
+    def of(cls, config: ml_collections.ConfigDict) -> "Plan":
+        """Reads and checks the sections.
+
+        Raises:
+          ConfigError: naming the key.
+        """
+        plain = to_dict(config)
+        for name in ("spaces", "searchers", "studies"):
+            for key in plain.get(name) or {}:
+                if not re.fullmatch(r"[\w.+-]+", key):
+                    raise ConfigError(
+                        f"{name}: {key!r} names files: take letters, digits and . _ + -"
+                    )
+            if not plain.get(name):
+                raise ConfigError(f"config.{name} is empty: a study needs one at least")
+        search = plain.get("search") or {}
+        require_keys(search, {*Budget._fields, "chunk"}, "search")
+        spaces = {
+            name: {"label": "search", "judge": "test", **_without_blanks(section)}
+            for name, section in plain["spaces"].items()
+        }
+        options = Options.of(plain)
+        studies, runs = {}, {}
+        for name, section in plain["studies"].items():
+            studies[name] = study = _read_study(name, section, plain)
+            for pair in [(a, b) for a in study.spaces for b in study.searchers]:
+                runs[pair] = max(study.runs, runs.get(pair, 0))
+        if options.path and options.path not in runs:
+            raise ConfigError(
+                f"report.path={list(options.path)} is a space and a searcher that no study runs"
+            )
+        return cls(
+            spaces,
+            plain["searchers"],
+            studies,
+            Budget(*(search.get(name, 0) for name in Budget._fields)),
+            search.get("chunk", 10),
+            options,
+            dict(sorted(runs.items(), key=lambda item: list(spaces).index(item[0][0]))),
+        )
+
+    def searcher(self, name: str) -> dict[str, Any]:
+        """The section of a searcher with the common budget filled in."""
+        return {**self.budget._asdict(), **self.searchers[name]}
+
+
+def _read_study(
+    name: str, section: Mapping[str, Any], plain: Mapping[str, Any]
+) -> Study:
+    where = f"studies.{name}"
+    require_keys(section, Study._fields, where)
+    for key in ("spaces", "searchers", "runs"):
+        if not section.get(key):
+            raise ConfigError(f"{where}.{key} is missing or empty")
+    for kind in ("spaces", "searchers"):
+        for entry in section[kind]:
+            if entry not in plain[kind]:
+                raise ConfigError(
+                    f"{where}.{kind}: unknown {entry!r}: {closest(entry, plain[kind])}"
+                )
+    study = Study(
+        tuple(section["spaces"]),
+        tuple(section["searchers"]),
+        section["runs"],
+        section.get("figure", "curves"),
+    )
+    if study.figure not in ("curves", "points"):
+        raise ConfigError(
+            f"{where}.figure={study.figure!r}: {closest(study.figure, ('curves', 'points'))}"
+        )
+    return study
+
+
+def _without_blanks(section: Mapping[str, Any]) -> dict[str, Any]:
+    """A blank table or data set is one that is not given."""
+    return {key: value for key, value in section.items() if value not in ("", None)}
