@@ -60,6 +60,18 @@ CASES = [
         plain={"optim": dict(name="sgd", lr=0.01)},
         low_precision={"model.dtype": "bfloat16"},
     ),
+    Case(
+        "u_said/photos.py",
+        "tiny",
+        plain={"optim": dict(name="sgd", lr=1e-5)},  # the loss is a sum over pixels
+        low_precision={"model.dtype": "bfloat16"},
+    ),
+    Case(
+        "u_said/photos.py",
+        "tiny,stage=finetune",
+        plain={"optim": dict(name="sgd", lr=1e-5)},
+        low_precision={"model.dtype": "bfloat16"},
+    ),
 ]
 cases = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 

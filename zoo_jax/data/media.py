@@ -3,6 +3,7 @@
 import io
 import os
 import pathlib
+from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
@@ -55,6 +56,35 @@ def decode_image(
         raise ConfigError(f"unknown image mode {mode!r}: {closest(mode, _CHANNELS)}")
     if bits not in (8, 16):
         raise ConfigError(f"bits must be 8 or 16, got {bits!r}")
+    return _decode(source, lambda image: _convert(image, mode, bits), max_pixels)
+
+
+def decode_indices(
+    source: str | os.PathLike[str] | bytes, *, max_pixels: int = MAX_PIXELS
+) -> UInt8[np.ndarray, "h w"]:
+    """Decodes a mask of class indices: a grey image, or the indices of one with a palette.
+
+    The palette itself is ignored, so a class is what the file says and not what it looks like.
+
+    Raises:
+      MediaError: as `decode_image`, and for an image that is neither.
+    """
+
+    def convert(image: Image.Image) -> np.ndarray:
+        if image.mode not in ("L", "P"):
+            raise MediaError(
+                f"a mask of mode {image.mode}: class indices need a grey image or a palette"
+            )
+        return np.asarray(image)
+
+    return _decode(source, convert, max_pixels)
+
+
+def _decode(
+    source: str | os.PathLike[str] | bytes,
+    convert: Callable[[Image.Image], np.ndarray],
+    max_pixels: int,
+) -> np.ndarray:
     name = f"<{len(source)} bytes>" if isinstance(source, bytes) else str(source)
     try:
         data = (
@@ -74,7 +104,7 @@ def decode_image(
                     f"{name}: {width}x{height} pixels are more than the limit of "
                     f"{max_pixels:,}: shrink the image or raise max_pixels"
                 )
-            return _convert(ImageOps.exif_transpose(image), mode, bits)
+            return convert(ImageOps.exif_transpose(image))
     except MediaError:
         raise
     except Image.UnidentifiedImageError:

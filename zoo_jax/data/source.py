@@ -66,6 +66,10 @@ SOURCES: dict[str, str] = {
     "image_folder": "zoo_jax.data.folder:ImageFolder",
     "mnist": "zoo_jax.data.tfds:mnist",
     "mnist_5k": "zoo_jax.data.samples:mnist_5k",
+    "noisy_images": "zoo_jax.data.degrade:NoisyImages",
+    "photo_folder": "zoo_jax.data.photos:PhotoFolder",
+    "sample_photos": "zoo_jax.data.photos:SamplePhotos",
+    "segmented_photos": "zoo_jax.data.photos:SegmentedPhotos",
     "synthetic_images": "zoo_jax.data.synthetic:SyntheticImages",
 }
 
