@@ -248,10 +248,15 @@ Kernels become codebooks and entropy-coded indices (Deep k-Means without re-trai
 else is stored exactly. With a budget, samples and clusters of each kernel are chosen for the
 least sum of relative squared errors: no data is looked at, so measure accuracy afterwards.
 Embeddings, float64 arrays and whatever is not named weight (torch) or kernel (flax) stay exact.
+With --finetune CONFIG the values that weights share are trained afterwards, by the task, data
+and number of steps of an experiment config, and its metrics are shown before and after. The
+file keeps its size; it holds the network that the config names, under this project's names.
 
 examples:
   zoo-jax compress resnet20.th -o resnet20.zdkm --target-ratio 10
   zoo-jax compress runs/digits -o digits.zdkm --target-bytes 50000 --json digits.json
+  zoo-jax compress resnet20.th -o resnet20.zdkm --target-ratio 16 \\
+      --finetune experiments/configs/deep_k_means/cifar10_resnet.py
   zoo-jax compress wrn.safetensors -o wrn.zdkm --spec layers.json
   with layers.json: [{"path": "conv1.weight"}, {"path": "*conv*.weight",
                      "num_clusters": 30, "samples": "row", "core": 0.4}]

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 
+from zoo_jax.core.errors import ConfigError
 from zoo_jax.core.types import Batch, Variables
 
 if TYPE_CHECKING:
@@ -19,13 +20,14 @@ def norm_estimator(
     The network runs as in evaluation otherwise: no dropout, and weights stay.
 
     Args:
-      module: Takes images and ``train``. If it has ``batch_stats``, it has the field
-        ``bn_momentum``: with 0 the statistics after a batch are those of the batch.
+      module: Takes images and ``train``. If it has norms, it has the field ``bn_momentum``:
+        with 0 the statistics after a batch are those of the batch.
       network: Its name in the variables.
 
     Returns:
       ``estimate(variables, batches)``: the variables with statistics in which all batches
       weigh the same; unchanged for a network without norms, whose batches are not read.
+      Raises `ConfigError` for norms without ``bn_momentum``.
     """
     fields = {"bn_momentum": 0.0, "dropout": 0.0}
     module = module.clone(**{k: v for k, v in fields.items() if hasattr(module, k)})
@@ -47,6 +49,11 @@ def norm_estimator(
         old = variables["model_state"].get(network)
         if not old:
             return variables
+        if not hasattr(module, "bn_momentum"):
+            raise ConfigError(
+                f"{type(module).__name__} has batch norms but no field bn_momentum: their "
+                "statistics cannot be estimated anew"
+            )
         mean = None
         for count, batch in enumerate(batches, 1):
             new = statistics(variables, batch["image"])
