@@ -2,6 +2,7 @@
 
 import bz2
 import collections
+import io
 import os
 import pathlib
 import pickle
@@ -132,8 +133,6 @@ def read_pickle(path: pathlib.Path) -> Any:
 
 def loads(data: bytes) -> Any:
     """`read_pickle` of bytes. Raises `pickle.UnpicklingError` and kin."""
-    import io
-
     return _plain(_Unpickler(io.BytesIO(data)).load())
 
 
@@ -167,12 +166,20 @@ def _reconstruct(*_: Any) -> _Array:
     return _Array()
 
 
+def _encode(text: str, encoding: str) -> bytes:
+    if encoding != "latin1":
+        raise pickle.UnpicklingError(f"encoding {encoding!r}")
+    return text.encode("latin1")
+
+
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if module in ("numpy.core.multiarray", "numpy._core.multiarray"):
             known = {"scalar": _scalar, "_reconstruct": _reconstruct}
         elif module == "numpy":
             known = {"dtype": _DType, "ndarray": _Array}
+        elif module == "_codecs":  # how protocol 2 writes bytes
+            known = {"encode": _encode}
         elif module == "collections":
             known = {
                 "OrderedDict": collections.OrderedDict,
