@@ -8,7 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments.common import load_variables
+from zoo_jax import models
+from zoo_jax.convert import write_weights
 from zoo_jax.core.errors import ConfigError
+from zoo_jax.core.files import write_json
 from zoo_jax.core.tree import named_leaves
 from zoo_jax.methods.deep_k_means import compress, make_task
 from zoo_jax.methods.deep_k_means.artefact import load_compressed
@@ -25,8 +29,8 @@ def get_config(root, name, arg):
     return module.get_config(arg)
 
 
-def run(workdir, config):
-    with open_run(workdir, config, make_mesh(1)) as context:
+def run(workdir, config, load=None):
+    with open_run(workdir, config, make_mesh(1), load=load) as context:
         if config.procedure:
             scalars = compress(config, context)
             context.writer.result(scalars)
@@ -95,6 +99,29 @@ def test_files_hold_shared_half_precision_rows_of_the_trained_network(
         np.testing.assert_array_equal(kernel, kernel.astype(np.float16))
     kernel = after["params/network/conv1/kernel"]
     assert len(np.unique(kernel)) == kernel.size
+
+
+def test_an_arm_may_be_published_weights(compressed, folder, root, tmp_path):
+    published = tmp_path / "published"
+    variables = workdir_variables(folder / "pretrain")
+    config = compress_config(root, folder)
+    sections = {k: v for k, v in config.model.to_dict().items() if k != "dtype"}
+    name = f"deep_k_means/{sections.pop('name')}"
+    arrays = named_leaves(
+        {
+            "params": variables["params"]["network"],
+            **variables["model_state"]["network"],
+        }
+    )
+    facts = {"format": models.FORMAT, "model": name, "overrides": sections}
+    write_weights(published / models.VARIABLES_FILE, arrays, facts)
+    write_json(published / models.MODEL_FILE, facts)
+    config.budgets = {"k6": config.budgets.k6}
+    config.arms = {"pretrained": f"{name}:{published}"}
+    scalars = run(tmp_path / "run", config, load_variables)
+    for name in ("accuracy", "k6/accuracy", "k6/nll", "k6/formula_ratio"):
+        key = f"pretrained/{name}"
+        assert scalars[key] == compressed[1][key], key
 
 
 def test_pictures_are_made_and_captioned(compressed):

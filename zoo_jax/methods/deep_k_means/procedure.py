@@ -31,6 +31,7 @@ from zoo_jax.methods.deep_k_means.artefact import (
 from zoo_jax.methods.deep_k_means.clustered import Clustered
 from zoo_jax.methods.deep_k_means.layers import NETWORK, make_spec
 from zoo_jax.methods.deep_k_means.model import make_module
+from zoo_jax.methods.deep_k_means.norms import norm_estimator
 from zoo_jax.methods.deep_k_means.task import make_task
 from zoo_jax.optim.kmeans import LayerSpec, assign_params, resolve_spec
 from zoo_jax.task import RunContext, Task
@@ -47,7 +48,8 @@ def compress(config: ml_collections.ConfigDict, ctx: RunContext) -> Mapping[str,
 
     Args:
       config: As for `make_task`, where ``steps``, ``optim`` and ``data.train`` are those of
-        training the centres, and ``arms`` (name -> workdir), ``budgets`` (name -> list for
+        training the centres, and ``arms`` (name -> workdir or ``<model>:<published weights>``,
+        as `RunContext.load_variables` reads them), ``budgets`` (name -> list for
         `make_spec`) and ``compress``: ``stream`` (the data section that accuracies are
         measured on), ``norm_batches``, ``reduce`` (see `share_cluster_updates`),
         ``codebook_dtype`` ("float32" or "float16").
@@ -190,24 +192,7 @@ class _Bench:
         self._eval_batches = eval_batches(ctx.load_source(spec), **loader)
         spec, self._train_loader = split_spec(config.data["train"])
         self._train_source = ctx.load_source(spec)
-        # Statistics of single batches, of the network as it runs in evaluation otherwise.
-        module = make_module(config.model)
-        fields = {"bn_momentum": 0.0, "dropout": 0.0}
-        module = module.clone(**{k: v for k, v in fields.items() if hasattr(module, k)})
-
-        def statistics(variables: Variables, batch: Batch) -> Mapping[str, Any]:
-            _, state = module.apply(
-                {
-                    "params": variables["params"][NETWORK],
-                    **variables["model_state"][NETWORK],
-                },
-                batch["image"],
-                train=True,
-                mutable=["batch_stats"],
-            )
-            return dict(state)
-
-        self._statistics = jax.jit(statistics)
+        self._estimate = norm_estimator(make_module(config.model), NETWORK)
 
     def measure(self, variables: Variables) -> dict[str, float]:
         """Mean of each metric over the evaluation stream."""
@@ -219,14 +204,7 @@ class _Bench:
 
     def reestimate_norms(self, variables: Variables) -> Variables:
         """Replaces running statistics by means over training batches, equally weighted."""
-        if not variables["model_state"].get(NETWORK):
-            return variables  # a network without norms
-        mean = None
-        for count, batch in enumerate(self._norm_batches(), 1):
-            new = self._statistics(variables, batch)
-            old = new if mean is None else mean
-            mean = jax.tree.map(lambda m, x, n=count: m + (x - m) / n, old, new)
-        return {**variables, "model_state": {NETWORK: mean}}
+        return self._estimate(variables, self._norm_batches())
 
     def _norm_batches(self) -> Iterable[Batch]:
         with train_batches(
