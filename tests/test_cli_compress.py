@@ -257,6 +257,29 @@ def test_a_published_network_shrinks_ten_times(run, here, shared):
     assert np.mean(errors) < 0.75 * uniform["relative_sse"]
 
 
+def test_a_file_without_convolutions_is_compressed_by_its_dense_layers(run, here):
+    weight = np.random.default_rng(1).normal(size=(30, 40)).astype(np.float32)
+    np.savez("d.npz", **{"linear.weight": weight})
+    assert run("compress", "d.npz", "-o", "d.zdkm", "--target-ratio", 4)[0] == 0
+    assert expand("d.zdkm")[0]["linear.weight"].shape == (30, 40)
+
+
+def test_integers_and_half_precision_survive_beside_kernels(run, here, arrays):
+    given = {k: v.astype(np.float16) for k, v in arrays.items()} | {
+        "q.weight": np.arange(-300, 300, dtype=np.int16).reshape(20, 30),
+        "mask.weight": np.eye(9, dtype=bool),
+    }
+    np.savez("h.npz", **given)
+    code, out, _ = run("compress", "h.npz", "-o", "h.zdkm", "--target-ratio", 2)
+    assert code == 0
+    assert "q.weight" not in out
+    back, _ = expand("h.zdkm")
+    for key, array in given.items():
+        assert (back[key].dtype, back[key].shape) == (array.dtype, array.shape)
+        if not key.startswith(("conv", "linear.weight")):
+            assert same_bits(back[key], array)
+
+
 # --- mistakes -------------------------------------------------------------------------
 
 
@@ -277,6 +300,28 @@ def broken(here, arrays):
     (here / "flipped.zdkm").write_bytes(flipped)
     (here / "cut.zdkm").write_bytes(good[:-9])
     (here / "newer.zdkm").write_bytes(good[:8] + b"\x09" + good[9:])
+    flipped = bytearray(good)
+    flipped[len(artefact.MAGIC) + 6] ^= 1  # in the table of sections
+    (here / "header.zdkm").write_bytes(flipped)
+    (here / "head.zdkm").write_bytes(good[:40])
+    (here / "long.zdkm").write_bytes(good + b"!")
+    (here / "empty.zdkm").write_bytes(b"")
+    half = {k: v.astype(np.float16) for k, v in arrays.items()}
+    np.savez("half_nan.npz", **half | {"conv2.weight": half["conv2.weight"] * np.nan})
+    np.savez("bias_nan.npz", **arrays | {"linear.bias": np.full(4, np.nan, "f4")})
+    np.savez("inf.npz", **arrays | {"conv1.weight": arrays["conv1.weight"] + np.inf})
+    np.savez("large.npz", **arrays | {"conv2.weight": arrays["conv2.weight"] * 1e7})
+    np.savez("double.npz", **{"a.weight": np.ones((4, 5))})
+    np.savez("dense.npz", **{"linear.weight": arrays["linear.weight"]})
+    np.savez("norms.npz", **{"bn1.weight": np.ones(9, "f4")})
+    np.savez("mixed.npz", **arrays | {"q.weight": np.ones((20, 30), np.int8)})
+    (here / "short.npz").write_bytes((here / "w.npz").read_bytes()[:-30])
+    scalars = {"path": "linear.weight", "samples": "scalar"}
+    write_json("more.json", [scalars | {"num_clusters": 97}])  # 4 x 24 weights
+    write_json("core.json", [scalars | {"num_clusters": 40, "core": 0.75}])
+    write_json("half_k.json", [scalars | {"num_clusters": 2.5}])
+    write_json("integer.json", [{"path": "q.weight", "num_clusters": 3}])
+    write_json("unknown.json", [{"path": "conv3.weight", "num_clusters": 3}])
     tree = {"a": arrays["conv1.weight"]}
     for name, metadata in {
         "facts": {models.FORMAT: {"model": 3}},
@@ -314,6 +359,33 @@ MISTAKES = [
     (["compress", "w.npz", "-o", "o", "--spec", "dict.json"], "must hold a list"),
     (["compress", "w.npz", "-o", "o", "--spec", "large.json"], "num_clusters=1000000"),
     (["compress", "w.npz", "-o", "o", "--spec", "s.json", "--no-dense"], "--no-dense"),
+    (["compress", "w.npz", "-o", "o", "--spec", "more.json"], "at most 96 clusters"),
+    (["compress", "w.npz", "-o", "o", "--spec", "core.json"], "at most 25 clusters"),
+    (["compress", "w.npz", "-o", "o", "--spec", "half_k.json"], "whole number"),
+    (["compress", "w.npz", "-o", "o", "--spec", "unknown.json"], "'conv1.weight'"),
+    (["compress", "mixed.npz", "-o", "o", "--spec", "integer.json"], "is no kernel"),
+    (["compress", "w.npz", "-o", "o", "--target-bytes", "9"], "the smallest has"),
+    (["compress", "w.npz", "-o", "o", "--target-bytes", "0"], "1 byte or more"),
+    (["compress", "w.npz", "-o", "o", "--target-ratio", "nan"], "above 0, got nan"),
+    (["compress", "half_nan.npz", "-o", "o", *RATIO], "conv2.weight holds NaN"),
+    (["compress", "bias_nan.npz", "-o", "o", *RATIO], "linear.bias holds NaN"),
+    (["compress", "inf.npz", "-o", "o", *RATIO], "conv1.weight holds values that are"),
+    (
+        ["compress", "large.npz", "-o", "o", *RATIO, "--codebook-dtype", "float16"],
+        "does not fit into float16: choose codebook_dtype='float32'",
+    ),
+    (["compress", "double.npz", "-o", "o", *RATIO], "double.npz: holds no kernels"),
+    (["compress", "norms.npz", "-o", "o", *RATIO], "norms.npz: holds no kernels"),
+    (["compress", "dense.npz", "-o", "o", *RATIO, "--no-dense"], "no convolution ke"),
+    (["compress", "short.npz", "-o", "o", *RATIO], "short.npz: is no intact .npz"),
+    (["compress", "flipped.zdkm", "-o", "o", *RATIO], "flipped.zdkm: damaged section"),
+    (["compress", "cut.zdkm", "-o", "o", *RATIO], "cut.zdkm: truncated"),
+    (["compress", "newer.zdkm", "-o", "o", *RATIO], "newer.zdkm: format version 9"),
+    (["compress", "empty.zdkm", "-o", "o", *RATIO], "empty.zdkm: is not a weights"),
+    (["decompress", "header.zdkm", "-o", "o"], "header.zdkm: damaged header"),
+    (["decompress", "head.zdkm", "-o", "o"], "head.zdkm: truncated: 40 bytes"),
+    (["decompress", "long.zdkm", "-o", "o"], "long.zdkm: truncated or extended"),
+    (["decompress", "empty.zdkm", "-o", "o"], "empty.zdkm: is no compressed network"),
     (["decompress", "good.zdkm", "-o", "good.zdkm"], "is the input itself"),
     (["decompress", "good.zdkm", "-o", "folder"], "folder: is a folder"),
     (["decompress", "folder", "-o", "o"], "folder: is a folder"),

@@ -79,6 +79,9 @@ def open_weights(path: PathLike) -> WeightsFile:
         head = f.read(64)
     if head.startswith(b"PK\x03\x04"):
         return _read_zip(path)
+    # Before pickles: the length of a safetensors header may begin with the same byte.
+    if head[4:9] == b"\0\0\0\0{":
+        return _read_safetensors(path)
     if head.startswith(b"\x80"):  # the PROTO opcode of every binary pickle
         return _read_torch(path)
     if head[8:9] == b"{" or path.suffix == ".safetensors":
