@@ -117,4 +117,4 @@ class Board:
         self._stream.write(f"{up}\x1b[J{body}")
         self._stream.flush()
         self._drawn = len(lines)
-        self._next = time.monotonic() + _REFRESH_S
+        self._next = time.monotonic() + _REFRESH_S if lines else 0.0
