@@ -117,7 +117,8 @@ def open_pool(
       DataError: for a table that is missing or malformed.
     """
     given = {"table": table, "dataset": dataset, **options}
-    given = {key: value for key, value in given.items() if value is not None}
+    # Configs write "" for an argument that is not given.
+    given = {key: value for key, value in given.items() if value not in (None, "")}
     if str(name).endswith(".py"):
         build = _import(f"{_HERE}.config_space:build_pool")
         given["path"] = pathlib.Path(name)
