@@ -106,6 +106,7 @@ def test_larger_spaces_are_sampled_by_seed(opened):
     assert rates.max() <= 1e-1
     # Half of them below the geometric mean.
     assert 0.42 < np.mean(rates < 10**-2.5) < 0.58
+    assert 0.42 < np.mean([pool.config(i)["width"] == 8 for i in range(500)]) < 0.58
     counts = collections.Counter(pool.config(i)["k"] for i in range(500))
     assert sorted(counts) == list(range(1, 10))
     assert min(counts.values()) > 30
