@@ -66,7 +66,7 @@ def size_study(
     options = _options(config)
     bench = _Bench(config, ctx, options)
     folder = pathlib.Path(ctx.workdir) / "points"
-    points = _plan(options)
+    points = plan(options)
     found = []
     with ctx.progress(len(points), "size study") as bar:
         for point in points:
@@ -107,27 +107,16 @@ class Point(NamedTuple):
         return f"{self.way}_{self.ratio:g}{tuned}"
 
 
-def _plan(options: Mapping[str, Any]) -> list[Point]:
+def plan(options: Mapping[str, Any]) -> list[Point]:
     """All points; what says most comes first, for those who look before the end."""
-
-    def plain(ways):
-        return [Point(way, ratio, None) for way in ways for ratio in ratios[way]]
-
-    def tuned(seed):
-        points = [Point(w, ratio, seed) for w, of in fine_tune.items() for ratio in of]
-        return [Point("dense", 1, seed), *points]
-
-    ratios, fine_tune = options["ratios"], options["fine_tune"]
-    ours = [way for way in ratios if way == "budget"]
-    others = [way for way in ratios if way != "budget"]
+    fine_tune = [(w, ratio) for w, of in options["fine_tune"].items() for ratio in of]
+    fine_tune = [("dense", 1), *fine_tune]
     first, *more = options["seeds"]
-    return [
-        Point("dense", 1, None),
-        *plain(ours),
-        *tuned(first),
-        *plain(others),
-        *(point for seed in more for point in tuned(seed)),
-    ]
+    points = [Point(*f, seed) for f in fine_tune for seed in (None, first)]
+    for way, ratios in options["ratios"].items():
+        points += [Point(way, ratio, None) for ratio in ratios]
+    points += [Point(*f, seed) for seed in more for f in fine_tune]
+    return list(dict.fromkeys(points))
 
 
 class _Bench:
