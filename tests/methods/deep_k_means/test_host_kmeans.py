@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from zoo_jax.methods.deep_k_means import host_kmeans
+from zoo_jax.optim.layer_spec import LayerSpec
 
 
 def heavy_tailed(n, d, seed=0):
@@ -76,3 +77,38 @@ def test_seeds_are_those_of_one_prefix_sum_over_all_samples(n, d, k):
     seeds = host_kmeans.seeds(x, k, np.random.default_rng(7))
     distinct = min(k, len(np.unique(x, axis=0)))  # beyond them any sample does
     np.testing.assert_array_equal(seeds[:distinct], expected[:distinct])
+
+
+def lumps(n, d):
+    rng = np.random.default_rng(3)
+    return (rng.normal(0, 0.03, (n, d)) + rng.integers(0, 5, (n, 1))).astype("f4")
+
+
+@pytest.mark.parametrize(
+    ("x", "k"),
+    [
+        (heavy_tailed(20_000, 1), 16),
+        (heavy_tailed(20_000, 1), 120),
+        (lumps(20_000, 1), 24),
+        (heavy_tailed(20_000, 3), 32),
+    ],
+    ids=["few", "many", "lumps", "rows"],
+)
+def test_one_fit_comes_near_the_best_of_ten_of_scikit_learn(x, k):
+    cluster = pytest.importorskip("sklearn.cluster")
+    limits = pytest.importorskip("threadpoolctl").threadpool_limits
+    with limits(1):  # its threads are slow where others are at work
+        theirs = cluster.KMeans(k, n_init=10, max_iter=100, random_state=0).fit(x)
+    centres, labels = host_kmeans.fit(x, LayerSpec(k), seed=0)
+    sse = np.square(x - centres[labels], dtype=np.float64).sum()
+    assert sse <= 1.02 * theirs.inertia_
+
+
+def test_spread_centres_follow_the_cube_root_of_the_density():
+    # Eight times the density on the left: twice as many centres.
+    x = np.concatenate([np.linspace(0, 1, 8000), np.linspace(1, 2, 1001)[1:]])
+    x = np.random.default_rng(0).permutation(x).astype(np.float32)[:, None]
+    centres = host_kmeans._Scalars(x).spread(30)[:, 0]
+    assert (centres < 1).sum() == 20
+    np.testing.assert_allclose(np.diff(centres[:20]), 1 / 20, rtol=0.01)
+    np.testing.assert_allclose(np.diff(centres[20:]), 1 / 10, rtol=0.01)

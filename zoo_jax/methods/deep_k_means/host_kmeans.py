@@ -28,8 +28,8 @@ def fit(
 ) -> tuple[Float[np.ndarray, "k d"], Int[np.ndarray, "n"]]:
     """Assigns samples to at most ``layer.num_clusters`` centres, as `clustering.assign`.
 
-    Seeds and the first Lloyd steps use a random part of many samples, the last steps and
-    the labels all of them.
+    Seeds and, for vectors, the first Lloyd steps use a random part of many samples, the last
+    steps and the labels all of them.
 
     Args:
       samples: float32.
@@ -122,6 +122,10 @@ def lloyd(
       Centres, labels and the sum of squared errors.
     """
     form = _Scalars(samples) if samples.shape[1] == 1 else _Vectors(samples)
+    return _iterate(form, samples, centres, num_iters, tol)
+
+
+def _iterate(form, samples, centres, num_iters, tol):
     before = np.inf
     for step in range(num_iters + 1):
         centres = form.ordered(centres)
@@ -137,6 +141,8 @@ def lloyd(
 def _fit(samples, k, num_iters, seed):
     rng = np.random.default_rng(seed)
     part = subsample(samples, rng)
+    if samples.shape[1] == 1 and k <= len(part):
+        return _fit_scalars(samples, k, num_iters, seeds(part, k, rng))
     # The mean of many products of large numbers: centred samples keep their digits.
     mean = samples.mean(0, dtype=np.float64).astype(np.float32)
     part = part - mean
@@ -148,6 +154,18 @@ def _fit(samples, k, num_iters, seed):
     return centres + mean, labels
 
 
+def _fit_scalars(samples, k, num_iters, drawn):
+    """The better of two starts. Steps cost little here, so all samples take part."""
+    form = _Scalars(samples)
+    # The first is nearly optimal for smooth densities, the second finds lumps.
+    runs = [
+        _iterate(form, samples, centres, num_iters, tol=1e-5)
+        for centres in (form.spread(k), drawn)
+    ]
+    centres, labels, _ = min(runs, key=lambda run: run[2])
+    return centres, labels
+
+
 class _Scalars:
     """Scalars, sorted once: a cluster is a stretch of them, its sum a difference of two."""
 
@@ -157,6 +175,17 @@ class _Scalars:
         x = self._x.astype(np.float64)
         self._sums = np.concatenate([[0.0], np.cumsum(x)])
         self._squares = np.sum(x * x)
+
+    def spread(self, k):
+        """Centres with a density like the cube root of that of the samples.
+
+        Best for many centres (Panter and Dite, 1951). A gap of length g between neighbours
+        holds g^(2/3) of the integral of that root, up to a factor.
+        """
+        x = self._x.astype(np.float64)
+        levels = np.concatenate([[0.0], np.cumsum(np.diff(x) ** (2 / 3))])
+        at = (np.arange(k) + 0.5) / k * levels[-1]
+        return np.interp(at, levels, x)[:, None].astype(np.float32)
 
     def ordered(self, centres):
         return np.sort(centres, 0)
