@@ -1,0 +1,1 @@
+"""Speed of methods beside what a user would run instead: one module per method."""
