@@ -7,6 +7,8 @@ r"""Puts the means over seeds of finished procedures into a method's table of re
     --metrics='*/accuracy,*/ratio'
   python -m experiments.results.render
 
+A procedure that goes over seeds itself gives one workdir: then ``<metric>_std`` and
+``<metric>_seeds`` of its numbers are the spread and the count, and make no rows of their own.
 Rows of the same config, split and metric are replaced; all others stay.
 """
 
@@ -64,6 +66,9 @@ def main(argv: Sequence[str]) -> None:
 def summarise(workdirs: list[pathlib.Path], patterns: list[str]) -> list[dict]:
     """One row per metric: mean and standard deviation (n - 1) over the workdirs.
 
+    Of a single workdir they are what its ``<metric>_std`` and ``<metric>_seeds`` say, if it
+    has them.
+
     Raises:
       DataError: if a workdir has not finished, runs repeat a seed, or nothing matches.
     """
@@ -79,21 +84,30 @@ def summarise(workdirs: list[pathlib.Path], patterns: list[str]) -> list[dict]:
             raise DataError(f"{workdir} has not finished: run its command again")
     if len(set(seeds)) != len(seeds):
         raise DataError(f"the workdirs have the seeds {seeds}: each may count once")
-    names = [n for n in results[0] if any(fnmatch.fnmatchcase(n, p) for p in patterns)]
+    own = {f"{name}_{kind}" for name in results[0] for kind in ("std", "seeds")}
+    names = [
+        n
+        for n in results[0]
+        if any(fnmatch.fnmatchcase(n, p) for p in patterns) and n not in own
+    ]
     if not names:
         raise DataError(f"no metric matches {patterns}: {closest('', results[0])}")
     rows = []
     for name in names:
         values = [r[name] for r in results]
-        spread = f"{statistics.stdev(values):.2g}" if len(values) > 1 else ""
+        count, std = len(values), None
+        if count > 1:
+            std = statistics.stdev(values)
+        elif f"{name}_seeds" in results[0]:
+            count, std = int(results[0][f"{name}_seeds"]), results[0].get(f"{name}_std")
         rows.append(
             {
                 "dataset": _DATASET.value,
                 "split": _SPLIT.value,
                 "metric": name,
                 "our_value": f"{statistics.mean(values):.4g}",
-                "our_std": spread,
-                "seeds": len(values),
+                "our_std": "" if std is None else f"{std:.2g}",
+                "seeds": count,
                 "status": _STATUS.value,
                 "hardware": facts[0]["hardware"],
                 "revision": "/".join(sorted({f["revision"] for f in facts})),

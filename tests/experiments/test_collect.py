@@ -24,7 +24,7 @@ def collect(root, out, *workdirs):
             *(sys.executable, "-m", "experiments.results.collect"),
             "--config=experiments/configs/deep_k_means/digits_cnn.py:tour",
             "--split=test",
-            "--metrics=*/accuracy",
+            "--metrics=*/accuracy*",
             f"--workdirs={','.join(workdirs)}",
             f"--out={out}",
         ],
@@ -47,6 +47,20 @@ def test_rows_are_means_over_seeds_and_replace_older_ones(root, tmp_path):
     assert float(row["our_value"]) == pytest.approx(0.93)
     assert float(row["our_std"]) == pytest.approx(0.026)
     assert (row["seeds"], row["revision"], row["paper_value"]) == ("3", "r0/r1/r2", "")
+
+
+def test_a_procedure_that_goes_over_seeds_itself_is_one_run(root, tmp_path):
+    run = make_run(tmp_path / "a", 0, 0.9)
+    result = json.loads((tmp_path / "a" / "result.json").read_text())
+    result["scalars"] |= {"a/accuracy_std": 0.0123, "a/accuracy_seeds": 5.0}
+    result["scalars"] |= {"b/accuracy": 0.5}
+    (tmp_path / "a" / "result.json").write_text(json.dumps(result))
+    out = tmp_path / "toy.csv"
+    done = collect(root, out, run)
+    assert done.returncode == 0, done.stderr
+    with out.open(newline="") as f:
+        rows = [(r["metric"], r["our_std"], r["seeds"]) for r in csv.DictReader(f)]
+    assert rows == [("a/accuracy", "0.012", "5"), ("b/accuracy", "", "1")]
 
 
 def test_unfinished_and_repeated_runs_are_refused(root, tmp_path):

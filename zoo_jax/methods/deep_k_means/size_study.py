@@ -58,7 +58,8 @@ def size_study(
 
     Returns:
       Under ``"<way>/<ratio>/"``: bytes, real ratio, accuracy and the loss of it, and with
-      ``"tuned_"`` the same after fine-tuning, where ``_std`` is over seeds.
+      ``"tuned_"`` the same after fine-tuning, where ``accuracy_std`` is over
+      ``accuracy_seeds`` seeds.
 
     Raises:
       ConfigError: for sections that do not fit.
@@ -264,6 +265,7 @@ def _scalars(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
             out[place + name] = row[name]
         if row["std"] is not None:
             out[f"{place}accuracy_std"] = row["std"]
+            out[f"{place}accuracy_seeds"] = row["seeds"]
     return out
 
 
