@@ -8,7 +8,7 @@ import ml_collections
 
 from zoo_jax.core.config import require_keys, to_dict
 from zoo_jax.core.errors import ConfigError, closest
-from zoo_jax.methods.weaknas.searchers import Budget
+from zoo_jax.methods.weaknas.searchers import Budget, read_budget
 
 
 class Published(NamedTuple):
@@ -42,6 +42,10 @@ class Options(NamedTuple):
                     f" {closest(space, plain['spaces'])}"
                 )
             require_keys(numbers, Published._fields, f"report.published.{space}")
+            if missing := [n for n in Published._fields if n not in numbers]:
+                raise ConfigError(
+                    f"report.published.{space} lacks {', '.join(missing)}"
+                )
             published[space] = Published(**numbers)
         path = section.get("path")
         return cls(tuple(section["queries"]), published, tuple(path) if path else None)
@@ -62,7 +66,7 @@ class Plan(NamedTuple):
     spaces: dict[str, dict[str, Any]]
     searchers: dict[str, dict[str, Any]]
     studies: dict[str, Study]
-    budget: Budget
+    budget: dict[str, int]  # of searchers that do not say otherwise
     chunk: int
     report: Options
     runs: dict[tuple[str, str], int]  # (space, searcher) -> how many
@@ -89,6 +93,9 @@ class Plan(NamedTuple):
             name: {"label": "search", "judge": "test", **_without_blanks(section)}
             for name, section in plain["spaces"].items()
         }
+        chunk = search.get("chunk", 10)
+        if not isinstance(chunk, int) or chunk < 1:
+            raise ConfigError(f"search.chunk={chunk!r}: it must be at least 1")
         options = Options.of(plain)
         studies, runs = {}, {}
         for name, section in plain["studies"].items():
@@ -99,19 +106,24 @@ class Plan(NamedTuple):
             raise ConfigError(
                 f"report.path={list(options.path)} is a space and a searcher that no study runs"
             )
-        return cls(
-            spaces,
-            plain["searchers"],
-            studies,
-            Budget(*(search.get(name, 0) for name in Budget._fields)),
-            search.get("chunk", 10),
-            options,
-            dict(sorted(runs.items(), key=lambda item: list(spaces).index(item[0][0]))),
-        )
+        budget = {name: search[name] for name in Budget._fields if name in search}
+        plan = cls(spaces, plain["searchers"], studies, budget, chunk, options, runs)
+        recorded = {
+            count
+            for _, searcher in runs
+            for count in read_budget(plan.searcher(searcher)).queries.tolist()
+        }
+        for count in options.queries:
+            if count not in recorded:
+                raise ConfigError(
+                    f"report.queries: no searcher is recorded after {count} queries, only"
+                    f" after {', '.join(map(str, sorted(recorded)))}"
+                )
+        return plan
 
     def searcher(self, name: str) -> dict[str, Any]:
         """The section of a searcher with the common budget filled in."""
-        return {**self.budget._asdict(), **self.searchers[name]}
+        return {**self.budget, **self.searchers[name]}
 
 
 def _read_study(

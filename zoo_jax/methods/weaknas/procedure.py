@@ -46,40 +46,46 @@ def search_study(
       ConfigError: for sections that do not fit.
     """
     plan = Plan.of(config)
+    # Everything is opened and built before the first search: mistakes show at once.
+    pools = {
+        space: _open(plan, space) for space in dict.fromkeys(s for s, _ in plan.runs)
+    }
+    runners = {
+        (space, searcher): make_runner(
+            plan.searcher(searcher), pools[space], plan.spaces[space]["label"]
+        )
+        for space, searcher in plan.runs
+    }
     found: dict[tuple[str, str], Record] = {}
-    pools: dict[str, Pool] = {}
     with ctx.progress(sum(plan.runs.values()), "searches") as bar:
-        for space in dict.fromkeys(space for space, _ in plan.runs):
-            section = dict(plan.spaces[space])
-            label, judge = section.pop("label"), section.pop("judge")
-            pools[space] = pool = open_pool(**section)
-            if judge not in pool.labels:
-                raise ConfigError(
-                    f"spaces.{space}.judge={judge!r}: {closest(judge, pool.labels)}"
-                )
-            # Every searcher is built before the first one runs: mistakes show at once.
-            runners = {
-                searcher: make_runner(plan.searcher(searcher), pool, label)
-                for where, searcher in plan.runs
-                if where == space
-            }
-            for searcher, run in runners.items():
-                wanted = plan.runs[space, searcher]
-                key = fold_name(ctx.key, space)
-                store = _Store(
-                    pathlib.Path(ctx.workdir) / FOLDER / f"{space}__{searcher}.npz",
-                    digest([plan.spaces[space], plan.searcher(searcher), config.seed]),
-                )
-                bar.update(min(store.runs, wanted))
-                while store.runs < wanted:
-                    stop = min(store.runs + plan.chunk, wanted)
-                    numbers = range(store.runs, stop)
-                    store.add(run([jax.random.fold_in(key, n) for n in numbers]))
-                    bar.update(len(numbers))
-                found[space, searcher] = store.record.first(wanted)
+        for (space, searcher), wanted in plan.runs.items():
+            store = _Store(
+                pathlib.Path(ctx.workdir) / FOLDER / f"{space}__{searcher}.npz",
+                digest([plan.spaces[space], plan.searcher(searcher), config.seed]),
+            )
+            bar.update(min(store.runs, wanted))
+            key = fold_name(ctx.key, space)
+            while store.runs < wanted:
+                numbers = range(store.runs, min(store.runs + plan.chunk, wanted))
+                keys = [jax.random.fold_in(key, number) for number in numbers]
+                store.add(runners[space, searcher](keys))
+                bar.update(len(numbers))
+            found[space, searcher] = store.record.first(wanted)
     scalars = report.write(ctx.writer, plan, pools, found)
     figures.draw(ctx.writer, plan, pools, found)
     return scalars
+
+
+def _open(plan: Plan, space: str) -> Pool:
+    section = dict(plan.spaces[space])
+    del section["label"]
+    judge = section.pop("judge")
+    pool = open_pool(**section)
+    if judge not in pool.labels:
+        raise ConfigError(
+            f"spaces.{space}.judge={judge!r}: {closest(judge, pool.labels)}"
+        )
+    return pool
 
 
 class _Store:
@@ -96,7 +102,7 @@ class _Store:
         if not path.exists():
             return
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with path.open("rb") as f, np.load(f, allow_pickle=False) as file:
                 if str(file["fingerprint"]) == fingerprint:
                     names = ("asked", "queries", "predicted_top")
                     self.record = Record(*(file[name] for name in names))

@@ -46,7 +46,9 @@ def write(
             for rule in RULES:
                 one = drawn[rule][:, record.queries == queries]
                 mean, sd, stderr, *_ = (float(part[0]) for part in summarise(one))
-                row |= {rule: mean, f"{rule}_stderr": stderr}
+                known = not np.isnan(mean)  # else there is no predictor: blank
+                row[rule] = mean if known else ""
+                row[f"{rule}_stderr"] = stderr if known else ""
                 if rule != "predicted":
                     name = f"{space}/{searcher}/{rule}@{queries}"
                     scalars[f"{name}/mean"], scalars[f"{name}/sd"] = mean, sd
@@ -70,7 +72,7 @@ _VALUES = (
 _REACHED = (
     "Queries until an architecture with the best judged value of the pool (optimum), or of its "
     "best {top:g} % (top), was queried: the share of runs that got there, and the median over "
-    "all runs, where one that did not counts as more than the budget (inf)."
+    "all runs. regret: what the best queried lacks to the best of the pool, on the mean."
 )
 _PUBLISHED = (
     "The same rule as the published program's own curve. z: the difference of the means in "
@@ -86,16 +88,17 @@ def labels_of(
     return labels[section["label"]], labels[section["judge"]]
 
 
-def _reached(record: Record, test: np.ndarray) -> dict[str, float]:
-    row = {}
+def _reached(record: Record, test: np.ndarray) -> dict[str, Any]:
+    row: dict[str, Any] = {}
     for name, threshold in (
         ("optimum", np.nanmax(test)),
         ("top", top_threshold(test, TOP)),
     ):
         needed = queries_to(record, test, threshold)
         row[f"{name}_share"] = float(np.isfinite(needed).mean())
-        # A median between a finite number and inf is inf, not an error.
-        row[f"{name}_median"] = float(np.quantile(needed, 0.5, method="higher"))
+        median = float(np.quantile(needed, 0.5, method="higher"))
+        beyond = f">{record.asked.shape[1]}"
+        row[f"{name}_median"] = median if np.isfinite(median) else beyond
     best = np.nanmax(test[record.asked], axis=1)
     row["regret"] = float(np.nanmax(test) - best.mean())
     return row

@@ -101,24 +101,31 @@ def make_runner(section: Mapping[str, Any], pool: Pool, label: str) -> RunAll:
         raise ConfigError(
             f"{pool.name} has no label {label!r}: {closest(label, pool.labels)}"
         )
-    budget = _pop_budget(options, pool)
+    budget = read_budget(options)
+    if budget.budget > len(pool):
+        raise ConfigError(
+            f"budget={budget.budget} exceeds the {len(pool)} architectures of {pool.name}"
+        )
+    options = {n: v for n, v in options.items() if n not in Budget._fields}
     predictor = options.get("predictor", {})
     if method == "weak_predictor" and predictor.get("name") not in TREES:
         return _inside_jit(options, pool, pool.labels[label], budget)
     return _on_host(method, options, pool, pool.labels[label], budget)
 
 
-def _pop_budget(options: dict[str, Any], pool: Pool) -> Budget:
+def read_budget(section: Mapping[str, Any]) -> Budget:
+    """The budget in the section of a searcher.
+
+    Raises:
+      ConfigError: if a part is missing, or they do not fit each other.
+    """
     for name in Budget._fields:
-        value = options.get(name)
+        value = section.get(name)
         if not isinstance(value, int) or value < 1:
             raise ConfigError(f"a search needs {name} of 1 or more, got {value!r}")
-    budget = Budget(*(options.pop(name) for name in Budget._fields))
-    if not budget.first <= budget.budget <= len(pool):
-        raise ConfigError(
-            f"budget={budget.budget} must lie between first={budget.first} and the"
-            f" {len(pool)} architectures of {pool.name}"
-        )
+    budget = Budget(*(section[name] for name in Budget._fields))
+    if budget.budget < budget.first:
+        raise ConfigError(f"budget={budget.budget} must reach first={budget.first}")
     if (budget.budget - budget.first) % budget.batch:
         raise ConfigError(
             f"budget={budget.budget} less first={budget.first} must be a multiple of"
