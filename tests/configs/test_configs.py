@@ -43,9 +43,10 @@ def test_config_is_a_record(name):
 def test_tiny_form_runs_through_the_binaries(name, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     _, config = get_config(ROOT / name, "tiny")
+    binary = "run" if config.procedure else "train"
     done = subprocess.run(
         [
-            *(sys.executable, "-m", "experiments.train"),
+            *(sys.executable, "-m", f"experiments.{binary}"),
             f"--config={name}:tiny",
             f"--workdir={tmp_path / 'run'}",
         ],
@@ -56,5 +57,8 @@ def test_tiny_form_runs_through_the_binaries(name, tmp_path, monkeypatch):
     assert done.returncode == 0, done.stderr[-2000:]
     run = json.loads((tmp_path / "run" / "run.json").read_text())
     assert run["finished"]
+    if config.procedure:
+        assert json.loads((tmp_path / "run" / "result.json").read_text())["scalars"]
+        return
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     assert json.loads(lines[-1])["step"] == config.steps
