@@ -39,8 +39,8 @@ def search_study(
       ctx: Where to work.
 
     Returns:
-      ``<space>/<searcher>/<rule>@<queries>/mean``, ``sd`` and ``runs``, where the rule is
-      ``reference`` or ``honest``.
+      The mean ``<space>/<searcher>/<rule>@<queries>``, and the same with ``_std`` and ``_seeds``,
+      where the rule is ``reference`` or ``honest``.
 
     Raises:
       ConfigError: for sections that do not fit.

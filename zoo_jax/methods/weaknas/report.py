@@ -51,8 +51,11 @@ def write(
                 row[f"{rule}_stderr"] = stderr if known else ""
                 if rule != "predicted":
                     name = f"{space}/{searcher}/{rule}@{queries}"
-                    scalars[f"{name}/mean"], scalars[f"{name}/sd"] = mean, sd
-                    scalars[f"{name}/runs"] = len(one)
+                    scalars |= {
+                        name: mean,
+                        f"{name}_std": sd,
+                        f"{name}_seeds": len(one),
+                    }
             values.append(row)
         reached.append({**named, **_reached(record, test)})
     writer.table("values", values, caption=_VALUES)
