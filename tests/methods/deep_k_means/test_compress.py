@@ -11,13 +11,18 @@ import numpy as np
 import pytest
 
 from zoo_jax.core.errors import ConfigError, WeightsError, ZooError
-from zoo_jax.core.tree import named_leaves
+from zoo_jax.core.tree import named_leaves, nest
 from zoo_jax.methods.deep_k_means import artefact, file_kernels, host_kmeans
 from zoo_jax.methods.deep_k_means.accounting import index_entropy
 from zoo_jax.methods.deep_k_means.allocation import Option, allocate, options
-from zoo_jax.methods.deep_k_means.compress_file import compress_arrays, expand
+from zoo_jax.methods.deep_k_means.compress_file import (
+    cluster_arrays,
+    compress_arrays,
+    expand,
+)
 from zoo_jax.optim import clustering
-from zoo_jax.optim.kmeans import LayerSpec
+from zoo_jax.optim.kmeans import LayerSpec, check_assigned
+from zoo_jax.optim.layer_spec import make_spec
 
 
 def normal(*shape, seed=0, dtype=np.float32):
@@ -301,6 +306,54 @@ def test_compressing_what_was_compressed_changes_nothing(tmp_path):
     compress_arrays(once, tmp_path / "b", spec=report["spec"])
     twice, _ = expand(tmp_path / "b")
     assert all(same_bits(once[n], twice[n]) for n in once)
+
+
+@pytest.mark.parametrize("layout", NETWORKS)
+def test_other_centres_keep_the_size_and_come_back(layout, tmp_path):
+    arrays = NETWORKS[layout]()
+    shared = cluster_arrays(arrays, target_ratio=6)
+    start = shared.arrays()
+    # A power of two is exact in every dtype; the rest may be any numbers.
+    moved = {
+        n: a * 2 if a.ndim > 1 and a.dtype.kind == "f" else a for n, a in start.items()
+    }
+    again = shared.retrained(moved)
+    assert len(again.data) == shared.report["bytes"] == again.report["bytes"]
+    again.write(tmp_path / "a")
+    back, _ = expand(tmp_path / "a")
+    assert any(not np.array_equal(back[n], start[n]) for n in shared.clusters)
+    for name, array in moved.items():
+        assert same_bits(back[name], array), name
+
+
+def test_layers_for_training_select_the_clusters_as_they_are():
+    arrays = flax_network()
+    shared = cluster_arrays(arrays, target_ratio=9)
+    params = nest({n.removeprefix("params/"): a for n, a in shared.arrays().items()})
+    spec = make_spec(shared.layers("params/"))
+    counts = check_assigned(params, spec)
+    assert counts == {
+        n.removeprefix("params/"): len(c.codebook) for n, c in shared.clusters.items()
+    }
+    assert all(layer.core == 0 for layer in spec.values())
+
+
+def test_what_training_must_not_do_is_refused():
+    arrays = flax_network()
+    shared = cluster_arrays(arrays, target_ratio=6)
+    start = shared.arrays()
+    name = next(iter(shared.clusters))
+    torn = start[name].copy()
+    torn.flat[0] += 1
+    with pytest.raises(ValueError, match="samples of one cluster differ"):
+        shared.retrained(start | {name: torn})
+    with pytest.raises(ValueError, match="differ in name, shape or dtype"):
+        shared.retrained({name: start[name]})
+    with pytest.raises(WeightsError, match="holds NaN"):
+        shared.retrained(start | {"params/conv1/bias": np.full(16, np.nan, np.float32)})
+    shared.report["target_bytes"] -= 10**6
+    with pytest.raises(ConfigError, match="more than the"):
+        shared.retrained(start)
 
 
 def test_a_budget_above_the_network_keeps_it_exactly(tmp_path):
