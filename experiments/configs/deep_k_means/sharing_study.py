@@ -40,7 +40,7 @@ def get_config(arg=None):
     c.steps = 15 * epoch if mnist else 40 * epoch
     c.model = dict(
         name="digits_cnn",
-        widths=[16, 32, 96, 256] if mnist else [16, 32, 128],
+        widths=[16, 32, 96, 256] if mnist else [16, 64, 256],
         strides=[2, 2, 2, 2] if mnist else [1, 2, 2],
         convolution="matmul",
         dtype="float32",
@@ -60,9 +60,9 @@ def get_config(arg=None):
         reduce="mean",
         norm_batches=epoch,
         codebook_dtype="float16",
-        ratios=[16, 20, 25, 30],
+        ratios=[20, 25, 30],
     )
-    c.budgets = {f"k{k:02d}": rows(k) for k in (4, 8, 16, 32)}
+    c.budgets = {f"k{k:02d}": rows(k) for k in (4, 8, 12, 16)}
     rising = dict(name="exponential", start=0.01, end=1.0, steps=0.5)
     lr = 0.1 if mnist else 0.05
     c.arms = dict(
@@ -107,7 +107,7 @@ def get_config(arg=None):
                 name="soft",
                 tau=0.003,
                 data_size=TRAIN[opt.data],
-                zero_share=0.9,
+                zero_share=0.0,  # of each budget
                 std=0.05,
                 precision_prior=None,
                 optim=dict(
@@ -116,8 +116,14 @@ def get_config(arg=None):
                     log_mixing=dict(name="adam", lr=3e-3),
                 ),
             ),
-            # A mixture of single weights for all layers: its budget is the components.
-            budgets={f"c{k:02d}": scalars(k) for k in (4, 8, 16, 32)},
+            # One mixture of single weights: the share that is drawn to zero decides about
+            # bytes.
+            budgets={
+                f"z{share}": dict(
+                    layers=scalars(16), sharing=dict(zero_share=share / 100)
+                )
+                for share in (50, 75, 90)
+            },
         ),
     )
     if opt.only:
@@ -128,16 +134,16 @@ def get_config(arg=None):
 
 
 def rows(k):
-    """Rows of the wide layers; single weights of the two small ones."""
+    """Rows of the convolutions but the first; single weights of the last layer."""
     return [
-        dict(path="network/conv1/kernel", num_clusters=16, samples="scalar"),
+        dict(path="network/conv1/kernel"),
         dict(path="network/linear/kernel", num_clusters=16, samples="scalar"),
         dict(path="network/conv*/kernel", num_clusters=k),
     ]
 
 
 def scalars(k):
-    """Single weights of the wide layers."""
+    """Single weights of the same layers."""
     return [
         dict(path="network/conv1/kernel"),
         dict(path="network/*/kernel", num_clusters=k, samples="scalar"),
@@ -146,7 +152,7 @@ def scalars(k):
 
 def filters(mnist):
     """A quarter as many shared directions as filters."""
-    widths = (32, 96, 256) if mnist else (32, 128)
+    widths = (32, 96, 256) if mnist else (64, 256)
     return [
         dict(path=f"network/conv{i}/kernel", num_clusters=w // 4, samples="filter")
         for i, w in enumerate(widths, 2)
@@ -191,7 +197,10 @@ def make_tiny(c):
             dict(path="network/conv2/kernel", num_clusters=2, samples="filter")
         ]
     if "soft" in c.arms:
-        c.arms.soft.budgets = {"c5": scalars(5), "c7": scalars(7)}
+        c.arms.soft.budgets = {
+            f"z{share}": dict(layers=scalars(5), sharing=dict(zero_share=share / 100))
+            for share in (50, 90)
+        }
     for split, section in c.data.items():
         c.data[split] = dict(
             name="synthetic_images",

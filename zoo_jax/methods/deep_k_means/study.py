@@ -15,11 +15,11 @@ import safetensors.numpy
 
 from zoo_jax.core.config import digest, to_dict
 from zoo_jax.core.files import atomic_write, read_json, write_json
-from zoo_jax.core.rng import fold_name, make_key
+from zoo_jax.core.rng import make_key
 from zoo_jax.core.tree import map_named, named_leaves, nest
 from zoo_jax.core.types import Variables
 from zoo_jax.data.source import split_spec
-from zoo_jax.methods.deep_k_means import study_results, study_seeds
+from zoo_jax.methods.deep_k_means import host_kmeans, study_results, study_seeds
 from zoo_jax.methods.deep_k_means.accounting import dense_file
 from zoo_jax.methods.deep_k_means.artefact import load_compressed, save_compressed
 from zoo_jax.methods.deep_k_means.clustered import Clustered
@@ -27,14 +27,20 @@ from zoo_jax.methods.deep_k_means.layers import NETWORK, make_spec
 from zoo_jax.methods.deep_k_means.model import make_module
 from zoo_jax.methods.deep_k_means.sharing import make_sharing
 from zoo_jax.methods.deep_k_means.study_config import (
-    Layers,
+    Budget,
+    at_budget,
     read_arm,
+    read_budgets,
     read_options,
-    with_layers,
 )
-from zoo_jax.methods.deep_k_means.study_seeds import Schedule, over_seeds
+from zoo_jax.methods.deep_k_means.study_seeds import (
+    Batches,
+    Schedule,
+    draw_batches,
+    over_seeds,
+)
 from zoo_jax.methods.deep_k_means.task import make_task
-from zoo_jax.optim.kmeans import LayerSpec, assign_params, resolve_spec
+from zoo_jax.optim.layer_spec import LayerSpec, resolve_spec
 from zoo_jax.task import RunContext, Task
 
 
@@ -69,12 +75,10 @@ def sharing_study(
     """
     options = read_options(config)
     arms = {name: read_arm(name, section) for name, section in config.arms.items()}
-    budgets = {
-        n: arm.get("budgets") or to_dict(config.budgets) for n, arm in arms.items()
-    }
+    budgets = {name: read_budgets(config, arm) for name, arm in arms.items()}
     rows = []
     with ctx.progress(1 + sum(map(len, budgets.values())), "sharing study") as bar:
-        bench = _Bench(config, ctx, options)
+        bench = _Bench(config, ctx, options, budgets)
         bar.update()
         for name, arm in arms.items():
             path = pathlib.Path(ctx.workdir) / "arms" / f"{name}.json"
@@ -84,8 +88,8 @@ def sharing_study(
                 bar.update(len(budgets[name]))
             else:
                 found = []
-                for budget, layers in budgets[name].items():
-                    found += bench.share(name, arm, budget, layers)
+                for budget, value in budgets[name].items():
+                    found += bench.share(name, arm, budget, value)
                     bar.update()
                 known = {"digest": what, "rows": found}
                 write_json(path, known)
@@ -107,6 +111,7 @@ class _Bench:
         config: ml_collections.ConfigDict,
         ctx: RunContext,
         options: Mapping[str, Any],
+        budgets: Mapping[str, Mapping[str, Budget]],
     ):
         self.config, self.ctx, self.options = config, ctx, options
         self.module = make_module(config.model)
@@ -114,17 +119,24 @@ class _Bench:
         self.batch_size = loader["batch_size"]
         self.train_data = study_seeds.read_data(ctx.load_source(spec), loader)
         spec, loader = split_spec(config.data[options["stream"]])
-        test_data = study_seeds.read_data(ctx.load_source(spec), loader)
+        self.test_data = study_seeds.read_data(ctx.load_source(spec), loader)
         self.keys = jnp.stack([make_key(seed) for seed in options["seeds"]])
         self._measure = self._over_seeds(
-            lambda v: study_seeds.measure(self.module, v, test_data)
+            functools.partial(study_seeds.measure, self.module)
         )
-        norms = self._schedule(options["norm_batches"])
         self._norms = self._over_seeds(
-            lambda v, key: study_seeds.reestimate_norms(
-                self.module, v, self.train_data, key, norms
+            functools.partial(
+                study_seeds.reestimate_norms, self.module, shift=options["shift"]
             )
         )
+        # Entry of a layer without its number of clusters -> the largest number of any budget.
+        self._most: dict[str, int] = {}
+        for budget in (b for named in budgets.values() for b in named.values()):
+            for entry in budget.layers:
+                most = max(
+                    self._most.get(_kind(entry), 0), entry.get("num_clusters", 0)
+                )
+                self._most[_kind(entry)] = most
         self._centre_training: dict[str, Any] = {}
         # Everything but the arms: their files know by it whether they still hold.
         parts = {
@@ -137,11 +149,11 @@ class _Bench:
         self._retrained: tuple[str, Any] = ("", None)
 
     def share(
-        self, name: str, arm: Mapping[str, Any], budget: str, layers: Layers
+        self, name: str, arm: Mapping[str, Any], budget: str, value: Budget
     ) -> list[dict[str, Any]]:
         """All stages of one arm at one budget: one row per seed."""
-        trained = self._retrain(name, arm, layers)
-        variables, selected = self._assign(arm, trained, layers)
+        trained = self._retrain(name, arm, value)
+        variables, selected = self._assign(arm, trained, value)
         error = _relative_sse(trained, variables, selected)
         stages = {
             "retrained": self.measure(trained),
@@ -149,7 +161,7 @@ class _Bench:
         }
         variables = self.reestimate_norms(variables)
         stages["norms"] = self.measure(variables)
-        variables = self._train_centres(variables, layers)
+        variables = self._train_centres(variables, value.layers)
         variables = self.reestimate_norms(variables)
         files = [
             self._store(name, budget, seed, one, selected)
@@ -179,28 +191,28 @@ class _Bench:
 
     def measure(self, variables: Variables) -> dict[str, np.ndarray]:
         """Accuracy and negative log-likelihood of every seed's network."""
-        return jax.device_get(self._measure(_only_network(variables)))
+        return jax.device_get(self._measure(self.test_data, _only_network(variables)))
 
     def reestimate_norms(self, variables: Variables) -> Variables:
         """New batch-norm statistics for every seed."""
-        return self._norms(_only_network(variables), self._phase("norms"))
+        batches = self._batches("norms", self.options["norm_batches"])
+        return self._norms(self.train_data, _only_network(variables), batches)
 
     def _pretrain(self) -> Variables:
         """Trains or reads the networks that all arms start from, one file per seed."""
         folder = pathlib.Path(self.ctx.workdir) / "dense"
         paths = [folder / f"seed{seed}.safetensors" for seed in self.options["seeds"]]
         if not all(path.exists() for path in paths):
-            schedule = self._schedule(self.config.steps)
-            task = make_task(
-                self._task_config(to_dict(self.config.optim)), schedule.steps
-            )
+            steps = self.config.steps
+            task = make_task(self._task_config(to_dict(self.config.optim)), steps)
 
-            def run(key):
-                variables = task.init(key, {"image": self.train_data.image[:1]})
-                return self._train(task, variables, key, schedule)
+            def run(data, key, batches):
+                variables = task.init(key, {"image": data.image[:1]})
+                return self._train(task, data, variables, key, batches)
 
-            keys = self._phase("pretrain")
-            variables = self.reestimate_norms(self._over_seeds(run)(keys))
+            batches = self._batches("pretrain", steps)
+            variables = self._over_seeds(run)(self.train_data, self.keys, batches)
+            variables = self.reestimate_norms(variables)
             for path, one in zip(paths, _unstack(variables), strict=True):
                 with atomic_write(path, "wb") as f:
                     f.write(dense_file(one))
@@ -217,57 +229,81 @@ class _Bench:
             for i, seed in enumerate(self.options["seeds"])
         ]
 
-    def _retrain(self, name: str, arm: Mapping[str, Any], layers: Layers) -> Variables:
+    def _retrain(self, name: str, arm: Mapping[str, Any], budget: Budget) -> Variables:
         """The arm's networks before their assignment."""
         if not arm.get("optim"):
             return self.pretrained
-        optim, sharing = with_layers(arm, layers)
+        optim, sharing = at_budget(arm, budget)
         # A re-training that does not depend on the budget serves all budgets of its arm.
         what = json.dumps([name, optim, sharing])
         if self._retrained[0] != what:
-            schedule = self._schedule(self.options["retrain_steps"])
-            task = make_task(self._task_config(optim, sharing), schedule.steps)
+            steps = self.options["retrain_steps"]
+            task = make_task(self._task_config(optim, sharing), steps)
 
-            def run(variables, key):
-                fresh = study_seeds.start(task, variables, self.train_data, key)
-                return self._train(task, fresh, key, schedule)
+            def run(data, variables, key, batches):
+                fresh = study_seeds.start(task, data, variables, key)
+                return self._train(task, data, fresh, key, batches)
 
-            found = self._over_seeds(run)(self.pretrained, self._phase("retrain"))
+            batches = self._batches("retrain", steps)
+            found = self._over_seeds(run)(
+                self.train_data, self.pretrained, self.keys, batches
+            )
             self._retrained = (what, found)
         return self._retrained[1]
 
     def _assign(
-        self, arm: Mapping[str, Any], variables: Variables, layers: Layers
+        self, arm: Mapping[str, Any], variables: Variables, budget: Budget
     ) -> tuple[Variables, dict[str, LayerSpec]]:
-        """Replaces samples by shared ones: by k-means, or as the arm's sharing deploys."""
-        spec = make_spec(layers)
-        networks = {NETWORK: variables["params"][NETWORK]}
-        selected = resolve_spec(spec, jax.tree.map(lambda x: x[0], networks))
+        """Replaces samples by shared ones: as the arm's sharing deploys, then by k-means.
+
+        K-means leaves kernels alone that the sharing has brought to few samples already.
+        """
         if arm.get("sharing"):
-            task_config = self._task_config(*with_layers(arm, layers))
+            task_config = self._task_config(*at_budget(arm, budget))
             sharing = make_sharing(task_config, self.options["retrain_steps"])
-            shared = over_seeds(lambda v: {NETWORK: sharing.deploy(v)}, 1)(variables)
+            deploy = jax.jit(jax.vmap(sharing.deploy))
+            network = deploy(variables)
         else:
+            network = variables["params"][NETWORK]
+        networks = _unstack({NETWORK: network})
+        selected = resolve_spec(make_spec(budget.layers), networks[0])
 
-            def assign(params, key):
-                return assign_params(params, spec, key)[0]
+        def replace(name, leaf, seed):
+            if name not in selected:
+                return leaf
+            layer = selected[name]
+            samples = np.asarray(layer.matrix(leaf))
+            centres, labels = host_kmeans.fit(samples, layer, seed=seed)
+            shared = Clustered(centres, labels, layer.samples, layer.row_length)
+            return shared.restore(leaf.shape)
 
-            # One seed after the other: k-means ends when its labels stand still.
-            shared = over_seeds(assign, 1)(networks, self._phase("assign"))
-        return {**_only_network(variables), "params": shared}, selected
+        shared = [
+            map_named(functools.partial(replace, seed=seed), one)
+            for seed, one in zip(self.options["seeds"], networks, strict=True)
+        ]
+        return {**_only_network(variables), "params": _stack(shared)}, selected
 
-    def _train_centres(self, variables: Variables, layers: Layers) -> Variables:
+    def _train_centres(self, variables: Variables, layers: Any) -> Variables:
         """Trains the centres, and everything that is not shared."""
-        what = json.dumps(to_dict(layers))
+        # A link for many clusters serves fewer as well: one program for all budgets.
+        layers = [
+            {**entry, "num_clusters": self._most[_kind(entry)]}
+            if "num_clusters" in entry
+            else entry
+            for entry in to_dict(layers)
+        ]
+        what = json.dumps(layers)
+        steps = self.options["centre_steps"]
         if what not in self._centre_training:
-            schedule = self._schedule(self.options["centre_steps"])
-            share = {"layers": to_dict(layers), "reduce": self.options["reduce"]}
+            share = {"layers": layers, "reduce": self.options["reduce"]}
             optim = {**self.options["centre_optim"], "share_updates": share}
-            task = make_task(self._task_config(optim), schedule.steps)
+            task = make_task(self._task_config(optim), steps)
             self._centre_training[what] = self._over_seeds(
-                lambda v, key: self._train(task, v, key, schedule)
+                functools.partial(self._train, task)
             )
-        return self._centre_training[what](variables, self._phase("centres"))
+        return self._centre_training[what](
+            self.train_data, variables, self.keys, self._batches("centres", steps)
+        )
 
     def _store(
         self,
@@ -315,18 +351,20 @@ class _Bench:
                 raise RuntimeError(f"{path} does not give back {name}")
         return loaded, sizes, len(dense_file(variables))
 
-    def _train(self, task: Task, variables, key, schedule) -> Variables:
-        return study_seeds.train(task, variables, self.train_data, key, schedule)[0]
+    def _train(self, task: Task, data, variables, key, batches) -> Variables:
+        shift = self.options["shift"]
+        return study_seeds.train(task, data, variables, key, batches, shift)[0]
 
     def _over_seeds(self, f):
         return over_seeds(f, self.options["at_once"])
 
-    def _phase(self, name: str) -> jax.Array:
-        """The seeds' keys of one phase: arms see the same batches."""
-        return jax.vmap(functools.partial(fold_name, name=name))(self.keys)
-
-    def _schedule(self, steps: int) -> Schedule:
-        return Schedule(steps, self.batch_size, self.options["shift"])
+    def _batches(self, phase: str, steps: int) -> Batches:
+        """Of every seed, stacked: all arms see the same."""
+        schedule = Schedule(steps, self.batch_size, self.options["shift"])
+        count = len(self.train_data.label)
+        return _stack(
+            [draw_batches(s, phase, count, schedule) for s in self.options["seeds"]]
+        )
 
     def _task_config(
         self, optim: Mapping[str, Any], sharing: Mapping[str, Any] | None = None
@@ -334,6 +372,10 @@ class _Bench:
         parts = {k: to_dict(self.config[k]) for k in ("model", "loss", "seed")}
         parts |= {"optim": optim} | ({"sharing": sharing} if sharing else {})
         return ml_collections.ConfigDict(parts)
+
+
+def _kind(entry: Mapping[str, Any]) -> str:
+    return json.dumps({k: v for k, v in entry.items() if k != "num_clusters"})
 
 
 def _relative_sse(

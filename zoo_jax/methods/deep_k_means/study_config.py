@@ -1,7 +1,7 @@
 """The config of a comparison over seeds: its checks, and the sections of an arm."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import ml_collections
 
@@ -10,6 +10,14 @@ from zoo_jax.core.errors import ConfigError, closest
 from zoo_jax.methods.deep_k_means.artefact import check_codebook_dtype
 
 Layers = Sequence[Mapping[str, Any]]
+
+
+class Budget(NamedTuple):
+    """What an arm does for one size of file."""
+
+    layers: Layers  # for `make_spec`
+    sharing: Mapping[str, Any] = {}  # in place of keys of the arm's section
+
 
 _STUDY = (
     *("seeds", "at_once", "stream", "shift", "retrain_steps", "centre_steps"),
@@ -65,11 +73,34 @@ def read_arm(name: str, section: Any) -> dict[str, Any]:
     return section
 
 
-def with_layers(
-    arm: Mapping[str, Any], layers: Layers
+def read_budgets(
+    config: ml_collections.ConfigDict, arm: Mapping[str, Any]
+) -> dict[str, Budget]:
+    """The budgets of an arm: its own, or those of the config.
+
+    Each is a list of layers, or a section with ``layers`` and ``sharing``.
+
+    Raises:
+      ConfigError: for another key.
+    """
+    budgets = {}
+    for name, section in to_dict(arm.get("budgets") or config.budgets).items():
+        if not isinstance(section, Mapping):
+            section = {"layers": section}
+        require_keys(section, Budget._fields, f"budgets.{name}")
+        if "layers" not in section:
+            raise ConfigError(f"budgets.{name} lacks 'layers'")
+        budgets[name] = Budget(**section)
+    return budgets
+
+
+def at_budget(
+    arm: Mapping[str, Any], budget: Budget
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The sections ``optim`` and ``sharing`` of an arm, clustering the layers of a budget."""
+    """The sections ``optim`` and ``sharing`` of an arm at one budget."""
     optim, sharing = dict(arm["optim"]), dict(arm.get("sharing") or {})
     if optim.get("kmeans"):
-        optim["kmeans"] = {"layers": layers, **optim["kmeans"]}
-    return optim, ({"layers": layers, **sharing} if sharing else {})
+        optim["kmeans"] = {"layers": budget.layers, **optim["kmeans"]}
+    if sharing:
+        sharing = {"layers": budget.layers, **sharing, **budget.sharing}
+    return optim, sharing

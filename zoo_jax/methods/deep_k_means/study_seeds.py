@@ -6,16 +6,18 @@ before the first step, and a whole training is one `jax.lax.scan`, mapped over s
 """
 
 import math
+import zlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from zoo_jax.core.rng import fold_name, step_key
+from zoo_jax.core.rng import step_key
 from zoo_jax.core.types import Key, Params, Variables
 from zoo_jax.data.loader import eval_batches
 from zoo_jax.methods.deep_k_means.layers import NETWORK
@@ -45,32 +47,40 @@ def read_data(source: Any, loader: Mapping[str, Any]) -> Data:
     return Data(jnp.asarray(batch["image"]), jnp.asarray(batch["label"]))
 
 
+class Batches(NamedTuple):
+    """What a training sees: drawn before it, so that programs compile without the drawing."""
+
+    index: Int[np.ndarray, "steps b"]
+    corner: Int[np.ndarray, "steps b 2"]  # of the crop, in an image padded by `shift`
+
+
 def over_seeds(f: Callable[..., Any], at_once: int) -> Callable[..., Any]:
-    """Compiles `f` for arguments that all have a leading axis of seeds.
+    """Compiles ``f(data, *args)`` for arguments that have a leading axis of seeds.
 
     Args:
-      f: A function of one seed's arguments.
+      f: A function of what all seeds share, and of one seed's arguments.
       at_once: So many seeds run vectorised, groups of them in turn. Decides about memory and
         speed only.
     """
-    return jax.jit(lambda *args: lax.map(lambda a: f(*a), args, batch_size=at_once))
+    size = at_once if at_once > 1 else None
+    # An argument: a program with the data inside, as a constant, takes long to compile.
+    return jax.jit(
+        lambda data, *args: lax.map(lambda a: f(data, *a), args, batch_size=size)
+    )
 
 
-def draw_order(key: Key, examples: int, schedule: Schedule) -> Int[Array, "steps b"]:
-    """Indices of every batch: epoch after epoch, each in an order of its own.
+def draw_batches(seed: int, phase: str, examples: int, schedule: Schedule) -> Batches:
+    """Draws every batch of a training: epoch after epoch, each in an order of its own.
 
     As in the common loader, batches run across the ends of epochs.
     """
+    rng = np.random.default_rng([seed, zlib.crc32(phase.encode())])
     total = schedule.steps * schedule.batch_size
-    keys = jax.random.split(key, max(1, math.ceil(total / examples)))
-    order = jax.vmap(lambda k: jax.random.permutation(k, examples))(keys)
-    return order.reshape(-1)[:total].reshape(schedule.steps, schedule.batch_size)
-
-
-def draw_shifts(key: Key, schedule: Schedule) -> Int[Array, "steps b 2"]:
-    """Where the crop of every image begins, in the image with `shift` zeros around."""
-    shape = (schedule.steps, schedule.batch_size, 2)
-    return jax.random.randint(key, shape, 0, 2 * schedule.shift + 1)
+    epochs = [rng.permutation(examples) for _ in range(math.ceil(total / examples))]
+    shape = (schedule.steps, schedule.batch_size)
+    index = np.concatenate(epochs)[:total].reshape(shape)
+    corner = rng.integers(0, 2 * schedule.shift + 1, (*shape, 2))
+    return Batches(index.astype(np.int32), corner.astype(np.int32))
 
 
 def take(
@@ -86,7 +96,7 @@ def take(
     return {"image": image, "label": data.label[index]}
 
 
-def start(task: Task, variables: Variables, data: Data, key: Key) -> Variables:
+def start(task: Task, data: Data, variables: Variables, key: Key) -> Variables:
     """A task's fresh variables with a given network in place of its own."""
     fresh = task.init(key, {"image": data.image[:1]})
     return {
@@ -96,29 +106,33 @@ def start(task: Task, variables: Variables, data: Data, key: Key) -> Variables:
 
 
 def train(
-    task: Task, variables: Variables, data: Data, key: Key, schedule: Schedule
+    task: Task,
+    data: Data,
+    variables: Variables,
+    key: Key,
+    batches: Batches,
+    shift: int,
 ) -> tuple[Variables, Float[Array, ""]]:
     """Trains one network; pure, for `over_seeds`.
 
     Args:
       task: With one player.
-      variables: Where to start.
       data: To train on.
-      key: Decides about batches, shifts and dropout.
-      schedule: Length and batches.
+      variables: Where to start.
+      key: For dropout and the like.
+      batches: One per step.
+      shift: What their corners were drawn for.
 
     Returns:
       The trained variables and the mean loss of the last tenth of the steps.
     """
     (player,) = task.players
-    order = draw_order(fold_name(key, "order"), len(data.label), schedule)
-    shifts = draw_shifts(fold_name(key, "shift"), schedule)
 
     def owned(params: Mapping[str, Params]) -> dict[str, Params]:
         return {name: params[name] for name in player.owns}
 
     def step(state: TrainState, drawn: Any) -> tuple[TrainState, Array]:
-        batch = take(data, *drawn, schedule.shift)
+        batch = take(data, *drawn, shift)
 
         def loss(params):
             terms, aux = player.loss(params, state, batch, step_key(key, state.step))
@@ -153,12 +167,12 @@ def train(
         skipped=zero,
         streak=zero,
     )
-    state, losses = lax.scan(step, state, (order, shifts))
-    tail = max(1, schedule.steps // 10)
+    state, losses = lax.scan(step, state, batches)
+    tail = max(1, len(losses) // 10)
     return state.variables(), jnp.mean(losses[-tail:])
 
 
-def measure(module: Any, variables: Variables, data: Data) -> dict[str, Array]:
+def measure(module: Any, data: Data, variables: Variables) -> dict[str, Array]:
     """Accuracy and mean negative log-likelihood of the network as it is used."""
     logits = module.apply(_network(variables), data.image)
     return {
@@ -168,23 +182,21 @@ def measure(module: Any, variables: Variables, data: Data) -> dict[str, Array]:
 
 
 def reestimate_norms(
-    module: Any, variables: Variables, data: Data, key: Key, schedule: Schedule
+    module: Any, data: Data, variables: Variables, batches: Batches, shift: int
 ) -> Variables:
     """Replaces running statistics by their mean over fresh batches, equally weighted."""
     if not variables["model_state"][NETWORK]:
         return variables  # a network without norms
     module = module.clone(bn_momentum=0.0)  # the statistics of one batch
-    order = draw_order(fold_name(key, "order"), len(data.label), schedule)
-    shifts = draw_shifts(fold_name(key, "shift"), schedule)
 
     def one(drawn):
-        batch = take(data, *drawn, schedule.shift)
+        batch = take(data, *drawn, shift)
         _, state = module.apply(
             _network(variables), batch["image"], train=True, mutable=["batch_stats"]
         )
         return dict(state)
 
-    statistics = lax.map(one, (order, shifts))
+    statistics = lax.map(one, batches)
     mean = jax.tree.map(lambda x: jnp.mean(x, axis=0), statistics)
     return {**variables, "model_state": {**variables["model_state"], NETWORK: mean}}
 
