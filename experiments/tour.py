@@ -82,6 +82,32 @@ TOUR: dict[str, tuple[Step, ...]] = {
             "weaknas/nas_bench_graph",
         ),
     ),
+    "u_said": (
+        Step(
+            "train a small denoiser on six photographs",
+            "train",
+            "u_said/photos.py:tour",
+            "u_said/pretrain",
+        ),
+        Step(
+            "train it on, plainly",
+            "train",
+            "u_said/photos.py:tour,stage=finetune,arm=plain",
+            "u_said/plain",
+        ),
+        Step(
+            "train it on with the uncertainty of a frozen network",
+            "train",
+            "u_said/photos.py:tour,stage=finetune,arm=u_said",
+            "u_said/u_said",
+        ),
+        Step(
+            "denoise three other photographs, compare",
+            "run",
+            "u_said/photos.py:tour,stage=denoise",
+            "u_said/denoise",
+        ),
+    ),
 }
 
 _METHOD = flags.DEFINE_string("method", "all", "A method's name, or 'all'.")

@@ -62,14 +62,8 @@ CASES = [
     ),
     Case(
         "u_said/photos.py",
-        "tiny",
-        plain={"optim": dict(name="sgd", lr=1e-5)},  # the loss is a sum over pixels
-        low_precision={"model.dtype": "bfloat16"},
-    ),
-    Case(
-        "u_said/photos.py",
         "tiny,stage=finetune",
-        plain={"optim": dict(name="sgd", lr=1e-5)},
+        plain={"optim": dict(name="sgd", lr=1e-5)},  # the loss is a sum over pixels
         low_precision={"model.dtype": "bfloat16"},
     ),
 ]
@@ -248,6 +242,40 @@ def test_interrupted_and_resumed_equals_undisturbed_bit_for_bit(case, tmp_path):
     lines = [(tmp_path / n / "metrics.jsonl").read_text() for n in ("whole", "parts")]
     assert lines[0] == lines[1]
     assert [json.loads(line)["step"] for line in lines[0].splitlines()] == [1, 2, 3, 4]
+
+
+@cases
+def test_the_kmeans_link_joins_any_optimiser_by_config_alone(case):
+    if load_config(case).get("sharing"):
+        pytest.skip("this config shares weights in another way")
+    link = dict(
+        layers=[dict(path="*kernel", num_clusters=2, samples="scalar")],
+        strength=1.0,
+        relaxation="labels",
+        refresh_every=1,
+    )
+    plain = train(case, steps=1, changes=case.plain)[1]
+    joined = {"optim": {**case.plain["optim"], "kmeans": link}}
+    pulled = train(case, steps=1, changes=joined)[1]
+    kernels = 0
+    owned = {n for p in build(load_config(case)).players for n in p.owns}
+    for name, before in named_leaves(plain.params).items():
+        after = named_leaves(pulled.params)[name]
+        if not name.endswith("kernel") or name.split("/")[0] not in owned:
+            np.testing.assert_array_equal(before, after, err_msg=name)
+            continue
+        kernels += 1
+        costs = [two_means_cost(np.asarray(leaf)) for leaf in (before, after)]
+        assert costs[1] < costs[0], name
+    assert kernels
+
+
+def two_means_cost(kernel):
+    """Least squared error of two values: every split of the sorted numbers tried."""
+    x = np.sort(kernel.astype(np.float64).ravel())
+    n = np.arange(1, x.size)
+    left, right = np.cumsum(x)[:-1], np.cumsum(x[::-1])[::-1][1:]
+    return np.square(x).sum() - np.max(left**2 / n + right**2 / n[::-1])
 
 
 def test_every_method_that_trains_is_in_the_battery():

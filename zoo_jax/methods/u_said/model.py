@@ -23,7 +23,6 @@ from zoo_jax.nn.resnet import RESNET_101, ResNetTrunk
 # Untruncated, as in PyTorch.
 _HE = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 _XAVIER = nn.initializers.xavier_uniform()
-_SMALL = nn.initializers.normal(0.01)
 
 # Of RGB photographs in [0, 1]; taken off what the segmentation network sees.
 RGB_MEAN = (0.48109378172, 0.4575245789, 0.4078705409)
@@ -93,6 +92,7 @@ class FPNSegmentation(nn.Module):
       width: Channels of its first convolution.
       pyramid: Channels of the pyramid.
       smooth: Channels of each smoothed level.
+      head_std: Deviation of the fresh kernels behind the ResNet.
       bn_momentum: Weight of the old running statistics; None means 0.9.
       dtype: Compute dtype; parameters, statistics and logits are float32.
     """
@@ -102,6 +102,7 @@ class FPNSegmentation(nn.Module):
     width: int = 64
     pyramid: int = 256
     smooth: int = 128
+    head_std: float = 0.01
     bn_momentum: float | None = None
     dtype: DTypeLike = jnp.float32
 
@@ -116,7 +117,7 @@ class FPNSegmentation(nn.Module):
                 features,
                 (size, size),
                 padding=size // 2,
-                kernel_init=_SMALL,
+                kernel_init=nn.initializers.normal(self.head_std),
                 dtype=self.dtype,
                 name=name,
             )(x)
@@ -288,6 +289,7 @@ def build_fpn_segmentation(
     width: int = 64,
     pyramid: int = 256,
     smooth: int = 128,
+    head_std: float = 0.01,
     dtype: DTypeLike = jnp.float32,
 ) -> FPNSegmentation:
     """Builds the segmentation network behind the uncertainty loss, 47,121,493 parameters.
@@ -301,6 +303,9 @@ def build_fpn_segmentation(
       width: Channels of the first convolution.
       pyramid: Channels of the pyramid.
       smooth: Channels of each smoothed level.
+      head_std: Deviation of the fresh kernels behind the ResNet. With the published 0.01 a random
+        head of few channels answers the same everywhere, and its uncertainty has hardly a
+        gradient.
       dtype: Compute dtype.
 
     Raises:
@@ -322,12 +327,15 @@ def build_fpn_segmentation(
         smooth=smooth,
         **{f"blocks[{i}]": count for i, count in enumerate(blocks)},
     )
+    if not head_std > 0:
+        raise ConfigError(f"head_std must be above 0, got head_std={head_std}")
     return FPNSegmentation(
         num_classes=num_classes,
         blocks=blocks,
         width=width,
         pyramid=pyramid,
         smooth=smooth,
+        head_std=head_std,
         dtype=dtype,
     )
 
