@@ -158,6 +158,8 @@ def test_a_second_searcher_and_other_settings_are_refused(run, here):
     assert code == 0
     values = [e["value"] for e in ends(here / "out") if e["value"] is not None]
     assert f"best of 7 trials: {min(values):.6g}, " in out
+    assert "idle" not in out
+    assert "--batch 2 is no multiple of --parallel 3" in run(*argv, "--parallel", 3)[1]
     before = (here / "out" / JOURNAL).read_bytes()
     with lock_workdir(here / "out"):
         fails(run(*argv), f"is in use by process {os.getpid()}")
@@ -166,7 +168,7 @@ def test_a_second_searcher_and_other_settings_are_refused(run, here):
     fails(run(*argv, "--budget", 5), "budget 7, not 5")
     fails(run(*argv, "--predictor", "mlp", "--policy", "greedy"), "'gp'}, not")
     (here / "space.py").write_text(SPACE.replace("64", "128"))
-    fails(run(*argv), "fingerprint")
+    fails(run(*argv), "begun with space 'space, 18 architectures, checksum")
     assert (here / "out" / JOURNAL).read_bytes() == before
 
 
@@ -217,8 +219,8 @@ MISTAKES = [
         (["--space", "synthetic", *extra], text)
         for extra, text in [
             (["--dataset", "x"], "has no argument 'dataset'"),
-            (["--budget", "700"], "budget=700 must lie between"),
-            (["--budget", "5"], "budget=5 must lie between first=10"),
+            (["--budget", "700"], "budget=700"),
+            (["--budget", "5"], "budget=5 must"),
             (["--budget", "15"], "must be a multiple of batch=10"),
             (["--predictor", "mpl"], "did you mean 'mlp'"),
             (["--policy", "greddy"], "did you mean 'greedy'"),
@@ -228,6 +230,7 @@ MISTAKES = [
                 "--label: synthetic has no 'tset': did you mean 'test'",
             ),
             (["--judge", "val"], "--judge: synthetic has no 'val'"),
+            (["--top", "0"], "top_n must be 1 or more"),
             (["--repeats", "0"], "--repeats must be at least 1, got 0"),
             (["-o", "out"], "--output goes with --command"),
             (["--preset", "paperr"], "invalid choice: 'paperr'"),

@@ -14,7 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from zoo_jax.core.errors import ConfigError, DataError, closest
-from zoo_jax.core.files import atomic_write, write_json
+from zoo_jax.core.files import write_json
 
 # The package of the method imports much that other commands do without: see the functions.
 
@@ -134,7 +134,9 @@ def _policy(args: argparse.Namespace, preset: str) -> str:
 
 def _top(args: argparse.Namespace, pool: Any) -> int:
     # The paper's 100 of 15,625 would be all of a small space, and the draws blind.
-    return args.top or max(args.batch, min(100, len(pool) // 10))
+    if args.top is None:
+        return max(args.batch, min(100, len(pool) // 10))
+    return args.top
 
 
 # --- on a table -----------------------------------------------------------------------------
@@ -142,6 +144,7 @@ def _top(args: argparse.Namespace, pool: Any) -> int:
 
 def _search_table(args: argparse.Namespace) -> dict[str, Any]:
     from zoo_jax.methods.weaknas.evaluation import Record, curves, summarise
+    from zoo_jax.methods.weaknas.on_table import draw_curves, format_curves, recommend
     from zoo_jax.methods.weaknas.searchers import TREES, make_runner
     from zoo_jax.methods.weaknas.spaces import open_pool
 
@@ -179,15 +182,17 @@ def _search_table(args: argparse.Namespace) -> dict[str, Any]:
     )
     drawn = curves(record, label, judge)
     summaries = {COLUMNS[rule]: summarise(drawn[rule]) for rule in COLUMNS}
-    _print_curves(record.queries, summaries)
-    found = _found(pool, record, label, judge)
+    for line in format_curves(record.queries, summaries):
+        print(line)
+    found = recommend(pool, record, label, judge)
     for what, one in found.items():
         print(
             f"{what.replace('_', ' ')} of the first search: {one['architecture']}"
             f" (number {one['index']}, {names[0]} {one['label']}, {names[1]} {one['judge']})"
         )
     if args.figure:
-        _draw(args.figure, f"{pool.name}, {repeats} searches", record, summaries)
+        title = f"{pool.name}, {repeats} searches"
+        draw_curves(args.figure, title, record.queries, summaries)
         print(f"wrote {args.figure}")
     result = {"space": pool.name, "size": len(pool), "seed": args.seed}
     result |= {"repeats": repeats, **size, **searcher}
@@ -223,62 +228,6 @@ def _measurements(pool: Any, flag: str, name: str) -> np.ndarray:
     return values
 
 
-def _print_curves(queries: np.ndarray, summaries: Mapping[str, Any]) -> None:
-    def cell(summary: Any, at: int) -> str:
-        mean, stderr = summary.mean[at], summary.stderr[at]
-        return f"{mean:.4g}" + (f" ± {stderr:.2g}" if math.isfinite(stderr) else "")
-
-    rows = [["queries", *(column.replace("_", " ") for column in summaries)]]
-    for at, count in enumerate(queries):
-        rows.append(
-            [str(count), *(cell(summary, at) for summary in summaries.values())]
-        )
-    for row in rows:
-        print(f"{row[0]:>7}" + "".join(f"  {text:>16}" for text in row[1:]))
-
-
-def _found(
-    pool: Any, record: Any, label: np.ndarray, judge: np.ndarray
-) -> dict[str, dict[str, Any]]:
-    """What the first search recommends: by what it was told, and by its predictor."""
-
-    def number(value: np.floating) -> float | None:
-        return round(float(value), 4) if np.isfinite(value) else None
-
-    asked = record.asked[0]
-    told = np.where(np.isnan(label[asked]), -np.inf, label[asked])
-    chosen = {
-        "best_label": int(asked[told.argmax()]),
-        "predicted_best": int(record.predicted_top[0, -1]),
-    }
-    return {
-        what: {
-            "index": index,
-            "architecture": pool.describe(index),
-            "label": number(label[index]),
-            "judge": number(judge[index]),
-        }
-        for what, index in chosen.items()
-    }
-
-
-def _draw(path: str, title: str, record: Any, summaries: Mapping[str, Any]) -> None:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6.0, 4.0), layout="constrained")
-    axes = figure.subplots()
-    for number, (column, summary) in enumerate(summaries.items()):
-        name, color = column.replace("_", " "), f"C{number}"
-        axes.plot(record.queries, summary.mean, color=color, label=name)
-        low, high = summary.low, summary.high
-        axes.fill_between(record.queries, low, high, color=color, alpha=0.2, lw=0)
-    axes.set(title=title, xlabel="queries", ylabel="judged value")
-    axes.grid(alpha=0.3)
-    axes.legend()
-    with atomic_write(path, "wb") as f:
-        figure.savefig(f, format="png", dpi=120)
-
-
 # --- with a command -------------------------------------------------------------------------
 
 
@@ -291,7 +240,7 @@ def _search_trials(args: argparse.Namespace) -> dict[str, Any]:
         Journal,
         TrialSearch,
         check_settings,
-        fingerprint,
+        checksum,
     )
     from zoo_jax.train.workdir import lock_workdir
 
@@ -307,9 +256,7 @@ def _search_trials(args: argparse.Namespace) -> dict[str, Any]:
     pool = open_pool(args.space, table=args.table, dataset=args.dataset)
     predictor, policy = _predictor_section(args, "best"), _policy(args, "best")
     settings = {
-        "space": pool.name,
-        "architectures": len(pool),
-        "fingerprint": fingerprint(pool),
+        "space": f"{pool.name}, {len(pool)} architectures, checksum {checksum(pool)}",
         **{name: getattr(args, name) for name in ("seed", "budget", "first", "batch")},
         **{"predictor": predictor, "policy": policy, "top": _top(args, pool)},
         "minimize": bool(args.minimize),
@@ -317,6 +264,11 @@ def _search_trials(args: argparse.Namespace) -> dict[str, Any]:
     searcher = _make_searcher(args, pool, predictor, policy)
     folder = pathlib.Path(args.output)
     _require_search(folder)
+    if args.batch % parallel:
+        print(
+            f"# --batch {args.batch} is no multiple of --parallel {parallel}: a part of"
+            " these places is idle at the end of every round"
+        )
     with lock_workdir(folder) as folder:
         check_settings(folder, settings)
         search = TrialSearch(

@@ -18,7 +18,7 @@ from zoo_jax.methods.weaknas.trials import (
     Journal,
     TrialSearch,
     check_settings,
-    fingerprint,
+    checksum,
 )
 
 POOL = synthetic.build_pool(slots=2, choices=5)  # 25 architectures, "0-0" to "4-4"
@@ -355,10 +355,10 @@ def test_damaged_settings_are_named(tmp_path, text):
 
 
 def test_any_other_architecture_makes_another_space():
-    known = fingerprint(POOL)
-    assert fingerprint(synthetic.build_pool(slots=2, choices=5, seed=3)) == known
-    assert fingerprint(synthetic.build_pool(slots=2, choices=4)) != known
-    assert fingerprint(synthetic.build_pool(slots=1, choices=25)) != known
+    known = checksum(POOL)
+    assert checksum(synthetic.build_pool(slots=2, choices=5, seed=3)) == known
+    assert checksum(synthetic.build_pool(slots=2, choices=4)) != known
+    assert checksum(synthetic.build_pool(slots=1, choices=25)) != known
 
 
 # --- what is shown --------------------------------------------------------------------------

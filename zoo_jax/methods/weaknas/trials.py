@@ -166,7 +166,7 @@ def check_settings(folder: pathlib.Path, settings: Mapping[str, Any]) -> None:
     write_json(path, dict(settings))
 
 
-def fingerprint(pool: Pool) -> str:
+def checksum(pool: Pool) -> str:
     """What tells two pools apart: a checksum over every architecture of it, in order."""
     digest = hashlib.sha256(np.ascontiguousarray(pool.features).tobytes())
     for index in range(len(pool)):
