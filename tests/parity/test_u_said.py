@@ -5,6 +5,7 @@ The golden files hold outputs only: weights and inputs follow from ``rule.py``.
 
 import importlib.util
 import json
+import zipfile
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ import zoo_jax
 from zoo_jax.convert import apply, invert, read_weights
 from zoo_jax.core.errors import WeightsError
 from zoo_jax.core.tree import count_parameters, named_leaves
+from zoo_jax.data.media import decode_image
 from zoo_jax.methods.u_said.convert import (
     dncnn_table,
     fpn_segmentation_table,
@@ -27,6 +29,8 @@ from zoo_jax.methods.u_said.model import (
     build_fpn_segmentation,
     build_multiscale_denoiser,
 )
+from zoo_jax.methods.u_said.task import restore
+from zoo_jax.metrics.image import psnr, ssim_uniform
 
 PUBLISHED = {"dncnn": "DnCNN", "ssaid": "SSAID", "usaid": "USAID"}
 
@@ -303,6 +307,28 @@ def test_small_segmentation_network_agrees_with_pytorch_at_odd_sizes(size):
     assert got.shape == expected.shape == (2, 5, *(-(-n // 4) for n in size))
     assert expected.std() > 0.05
     np.testing.assert_allclose(got, expected, atol=1e-4 * np.abs(expected).max())
+
+
+def test_published_denoisers_reach_their_known_psnr_on_a_whole_photograph(shared):
+    """kodim24, sigma 25, with the noise of the numbers that are compared."""
+    archive = zipfile.ZipFile(shared("data", "kodak24", "kodak24.zip"))
+    clean = decode_image(archive.read("24.png")).astype(np.float32)[None] / 255
+    assert clean.shape == (1, 512, 768, 3)
+    noise = np.random.RandomState(24).normal(size=clean.shape[1:]) * (25 / 255)
+    noisy = clean + noise.astype(np.float32)[None]
+    expected = {
+        "DnCNN": (30.715, 0.8883),
+        "SSAID": (30.485, 0.8820),
+        "USAID": (30.598, 0.8854),
+    }
+    for name, (decibel, likeness) in expected.items():
+        path = shared("weights", "u_said", f"{name}.npz")
+        estimate = zoo_jax.create_model("u_said/dncnn", weights=path)(noisy)
+        denoised = restore(noisy, estimate)
+        # The numbers are rounded at their last digit.
+        assert float(psnr(denoised, clean)[0]) == pytest.approx(decibel, abs=1e-3)
+        got = float(ssim_uniform(denoised, clean)[0])
+        assert got == pytest.approx(likeness, abs=1e-4)
 
 
 def test_published_arrays_are_the_same_in_both_formats(shared):
