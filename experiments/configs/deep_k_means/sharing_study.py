@@ -60,7 +60,7 @@ def get_config(arg=None):
         reduce="mean",
         norm_batches=epoch,
         codebook_dtype="float16",
-        ratios=[20, 25, 30],
+        ratios=[20, 25, 30, 35],
     )
     c.budgets = {f"k{k:02d}": rows(k) for k in (4, 8, 12, 16)}
     rising = dict(name="exponential", start=0.01, end=1.0, steps=0.5)
@@ -68,6 +68,11 @@ def get_config(arg=None):
     c.arms = dict(
         none=dict(),
         plain=dict(optim=sgd(lr)),
+        # What soft weight-sharing gives, single weights of which many are one, without it.
+        plain_scalars=dict(
+            optim=sgd(lr),
+            budgets={f"p{p}": scalars(4, core=p / 100) for p in (75, 85, 90, 95)},
+        ),
         spectral=dict(
             optim=sgd(
                 lr,
@@ -93,12 +98,12 @@ def get_config(arg=None):
             ),
         ),
         straight_through=dict(
-            optim=sgd(lr),
+            optim=sgd(0.05),
             sharing=dict(
                 name="straight_through",
                 init="kmeans++",
-                reduce="sum",
-                optim=dict(centres=dict(name="sgd", lr=0.005, momentum=0.9)),
+                reduce="mean",
+                optim=dict(centres=dict(name="sgd", lr=0.05, momentum=0.9)),
             ),
         ),
         soft=dict(
@@ -122,7 +127,7 @@ def get_config(arg=None):
                 f"z{share}": dict(
                     layers=scalars(16), sharing=dict(zero_share=share / 100)
                 )
-                for share in (50, 75, 90)
+                for share in (10, 30, 50, 75)
             },
         ),
     )
@@ -142,11 +147,12 @@ def rows(k):
     ]
 
 
-def scalars(k):
+def scalars(k, core=0.0):
     """Single weights of the same layers."""
+    single = dict(num_clusters=k, samples="scalar", core=core)
     return [
         dict(path="network/conv1/kernel"),
-        dict(path="network/*/kernel", num_clusters=k, samples="scalar"),
+        dict(path="network/*/kernel", **single),
     ]
 
 
