@@ -106,6 +106,8 @@ class Plan(NamedTuple):
             raise ConfigError(
                 f"report.path={list(options.path)} is a space and a searcher that no study runs"
             )
+        # The pairs that most depends on come first.
+        runs = dict(sorted(runs.items(), key=lambda item: -item[1]))
         budget = {name: search[name] for name in Budget._fields if name in search}
         plan = cls(spaces, plain["searchers"], studies, budget, chunk, options, runs)
         recorded = {
