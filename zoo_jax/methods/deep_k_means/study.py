@@ -4,7 +4,7 @@ import functools
 import json
 import math
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -38,6 +38,8 @@ from zoo_jax.methods.deep_k_means.study_seeds import (
     Schedule,
     draw_batches,
     over_seeds,
+    stack,
+    unstack,
 )
 from zoo_jax.methods.deep_k_means.task import make_task
 from zoo_jax.optim.layer_spec import LayerSpec, resolve_spec
@@ -165,11 +167,9 @@ class _Bench:
         variables = self.reestimate_norms(variables)
         files = [
             self._store(name, budget, seed, one, selected)
-            for seed, one in zip(
-                self.options["seeds"], _unstack(variables), strict=True
-            )
+            for seed, one in zip(self.options["seeds"], unstack(variables), strict=True)
         ]
-        final = self.measure(_stack([loaded for loaded, _, _ in files]))
+        final = self.measure(stack([loaded for loaded, _, _ in files]))
         return [
             {
                 "arm": name,
@@ -202,7 +202,10 @@ class _Bench:
         """Trains or reads the networks that all arms start from, one file per seed."""
         folder = pathlib.Path(self.ctx.workdir) / "dense"
         paths = [folder / f"seed{seed}.safetensors" for seed in self.options["seeds"]]
-        if not all(path.exists() for path in paths):
+        mark = (
+            folder / "digest.json"
+        )  # written last: of what the networks were trained by
+        if not mark.exists() or read_json(mark) != self.digest:
             steps = self.config.steps
             task = make_task(self._task_config(to_dict(self.config.optim)), steps)
 
@@ -213,10 +216,11 @@ class _Bench:
             batches = self._batches("pretrain", steps)
             variables = self._over_seeds(run)(self.train_data, self.keys, batches)
             variables = self.reestimate_norms(variables)
-            for path, one in zip(paths, _unstack(variables), strict=True):
+            for path, one in zip(paths, unstack(variables), strict=True):
                 with atomic_write(path, "wb") as f:
                     f.write(dense_file(one))
-        return _stack([nest(safetensors.numpy.load_file(path)) for path in paths])
+            write_json(mark, self.digest)
+        return stack([nest(safetensors.numpy.load_file(path)) for path in paths])
 
     def _dense_rows(self) -> list[dict[str, Any]]:
         found = self.measure(self.pretrained)
@@ -265,7 +269,7 @@ class _Bench:
             network = deploy(variables)
         else:
             network = variables["params"][NETWORK]
-        networks = _unstack({NETWORK: network})
+        networks = unstack({NETWORK: network})
         selected = resolve_spec(make_spec(budget.layers), networks[0])
 
         def replace(name, leaf, seed):
@@ -281,7 +285,7 @@ class _Bench:
             map_named(functools.partial(replace, seed=seed), one)
             for seed, one in zip(self.options["seeds"], networks, strict=True)
         ]
-        return {**_only_network(variables), "params": _stack(shared)}, selected
+        return {**_only_network(variables), "params": stack(shared)}, selected
 
     def _train_centres(self, variables: Variables, layers: Any) -> Variables:
         """Trains the centres, and everything that is not shared."""
@@ -362,7 +366,7 @@ class _Bench:
         """Of every seed, stacked: all arms see the same."""
         schedule = Schedule(steps, self.batch_size, self.options["shift"])
         count = len(self.train_data.label)
-        return _stack(
+        return stack(
             [draw_batches(s, phase, count, schedule) for s in self.options["seeds"]]
         )
 
@@ -397,13 +401,3 @@ def _relative_sse(
 def _only_network(variables: Variables) -> Variables:
     """Without what a way of sharing keeps beside the network."""
     return {p: {NETWORK: variables[p][NETWORK]} for p in ("params", "model_state")}
-
-
-def _stack(trees: Sequence[Any]) -> Any:
-    return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
-
-
-def _unstack(tree: Any) -> list[Any]:
-    tree = jax.tree.map(np.asarray, tree)
-    count = len(jax.tree.leaves(tree)[0])
-    return [jax.tree.map(lambda x, i=i: x[i], tree) for i in range(count)]

@@ -7,7 +7,7 @@ before the first step, and a whole training is one `jax.lax.scan`, mapped over s
 
 import math
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -203,3 +203,15 @@ def reestimate_norms(
 
 def _network(variables: Variables) -> dict[str, Any]:
     return {"params": variables["params"][NETWORK], **variables["model_state"][NETWORK]}
+
+
+def stack(trees: Sequence[Any]) -> Any:
+    """Gives trees of arrays one leading axis."""
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
+
+
+def unstack(tree: Any) -> list[Any]:
+    """The trees of numpy arrays along the leading axis of one."""
+    tree = jax.tree.map(np.asarray, tree)
+    count = len(jax.tree.leaves(tree)[0])
+    return [jax.tree.map(lambda x, i=i: x[i], tree) for i in range(count)]
