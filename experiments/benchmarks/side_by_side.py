@@ -8,12 +8,20 @@ import pathlib
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from absl import logging
 
 from zoo_jax.core.files import atomic_write, write_json
+
+
+class Setting(NamedTuple):
+    """How much is measured."""
+
+    rounds: int
+    cores: int
+    tiny: bool = False  # sizes that measure nothing, for tests
 
 
 @dataclasses.dataclass(frozen=True)
