@@ -24,6 +24,8 @@ class SyntheticImages:
       num_classes: Example `i` has the class ``i % num_classes``.
       noise: Standard deviation of the noise, in units of [0, 1].
       seed: Another seed gives other phases and noise.
+      masks: Adds ``segmentation`` (int32 [h, w]): the class on the crests of its wave, 255
+        elsewhere.
     """
 
     def __init__(
@@ -37,6 +39,7 @@ class SyntheticImages:
         num_classes: int = 10,
         noise: float = 0.1,
         seed: int = 0,
+        masks: bool = False,
     ):
         if split not in _SPLITS:
             raise ConfigError(f"unknown split {split!r}: choose from {sorted(_SPLITS)}")
@@ -47,6 +50,7 @@ class SyntheticImages:
             )
         self._size, self._shape = size, (height, width, channels)
         self._classes, self._noise = num_classes, noise
+        self._masks = masks
         self._key = (seed, _SPLITS[split])
         self.info = {"num_classes": num_classes, "image_shape": self._shape}
 
@@ -67,4 +71,8 @@ class SyntheticImages:
         image = 0.5 + 0.35 * wave[..., None] * colour
         image = image + self._noise * rng.standard_normal((h, w, c))
         image = np.clip(np.rint(255 * image), 0, 255).astype(np.uint8)
-        return {"image": image, "label": np.int32(label)}
+        example = {"image": image, "label": np.int32(label)}
+        if self._masks:
+            mask = np.where(wave > 0, label, 255)
+            example["segmentation"] = mask.astype(np.int32)
+        return example

@@ -74,6 +74,45 @@ class Normalize:
         return {**example, self.key: (image - mean) / std}
 
 
+@dataclasses.dataclass(frozen=True)
+class Together:
+    """Applies one step to several entries of an example with the same draws.
+
+    For an image and its mask: ``dict(name="together", keys=["image", "segmentation"],
+    step=dict(name="random_crop", size=48))``. Values are left as the step leaves them, so a mask
+    takes crops and flips, not smooth resizing.
+
+    Args:
+      keys: Entries of equal height and width.
+      step: A section of another transform, without its `key`.
+    """
+
+    keys: Sequence[str]
+    step: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        if len(self.keys) < 2 or "key" in self.step:
+            raise ConfigError(
+                "together: needs two keys or more and a step without a key, got "
+                f"keys={list(self.keys)}, step={dict(self.step)}"
+            )
+        steps = tuple(_make_step({**self.step, "key": key}) for key in self.keys)
+        object.__setattr__(self, "_steps", steps)
+
+    def __call__(
+        self, example: dict[str, Any], rng: np.random.Generator
+    ) -> dict[str, Any]:
+        """Transforms all `keys`."""
+        sizes = {key: np.shape(example[key])[:2] for key in self.keys}
+        if len(set(sizes.values())) > 1:
+            raise DataError(f"together: entries of one example differ in size: {sizes}")
+        start = rng.bit_generator.state
+        for step in self._steps:
+            rng.bit_generator.state = start
+            example = step(example, rng)
+        return example
+
+
 class Compose:
     """Transforms in order. Picklable if its steps are.
 
@@ -151,6 +190,7 @@ TRANSFORMS: dict[str, Callable[..., Transform]] = {
     "random_resized_crop": RandomResizedCrop,
     "resize": Resize,
     "to_float": ToFloat,
+    "together": Together,
 }
 
 

@@ -23,7 +23,7 @@ from zoo_jax.train.settings import base_config
 
 BATCH, PATCH, IMAGES, PATCHES = 64, 48, 1464, 148
 EPOCH = IMAGES * PATCHES // BATCH
-ARMS = ("plain", "detached", "u_said", "entropy")
+ARMS = ("plain", "detached", "s_said", "u_said", "entropy")
 FOLDER = "voc2012"
 
 
@@ -31,7 +31,7 @@ def get_config(arg=None):
     opt = parse_arg(
         arg,
         tiny=False,
-        arm="u_said",  # or plain, detached, entropy
+        arm="u_said",  # or plain, detached, s_said, entropy
         statistics="running",  # of the frozen network; batch, as published
         classes=21,
         seed=0,
@@ -44,7 +44,7 @@ def get_config(arg=None):
         num_classes=opt.classes, blocks=[3, 4, 23, 3], width=64, pyramid=256, smooth=128
     )
     c.loss = dict(
-        mode="plain" if opt.arm == "plain" else "u_said",
+        mode=opt.arm if opt.arm in ("plain", "s_said") else "u_said",
         denoising=0.5,
         segmentation=0.5,
         uncertainty="entropy" if opt.arm == "entropy" else "focal_argmax",
@@ -59,16 +59,15 @@ def get_config(arg=None):
         lr=1e-3,
         schedule=dict(name="step", boundaries=boundaries, factors=0.1),
     )
-    c.data = dict(train=photos("train"), valid=None)
-    c.data.train.update(
-        batch_size=BATCH,
-        workers=8,
-        transform=[
-            dict(name="random_crop", size=PATCH),
-            dict(name="horizontal_flip"),
-            dict(name="to_float"),
-        ],
-    )
+    steps = [dict(name="random_crop", size=PATCH), dict(name="horizontal_flip")]
+    train = photos("train")
+    if opt.arm == "s_said":
+        train.update(name="segmented_photos", masks=f"{FOLDER}/SegmentationClass")
+        keys = ["image", "segmentation"]
+        steps = [dict(name="together", keys=keys, step=step) for step in steps]
+    transform = [*steps, dict(name="to_float")]
+    train.update(batch_size=BATCH, workers=8, transform=transform)
+    c.data = dict(train=train)
     c.data.valid = dict(
         name="noisy_images", source=photos("val"), sigma=25.0, batch_size=1
     )
@@ -98,5 +97,6 @@ def make_tiny(c):
     )
     made_up = dict(name="synthetic_images", size=24, height=24, width=24, num_classes=3)
     transform = [dict(name="to_float")]
-    c.data.train = dict(**made_up, batch_size=8, transform=transform)
+    masks = c.loss.mode == "s_said"
+    c.data.train = dict(**made_up, masks=masks, batch_size=8, transform=transform)
     c.data.valid = dict(name="noisy_images", source=made_up, sigma=25.0, batch_size=8)
