@@ -98,6 +98,13 @@ def get_config(arg=None):
             imagenet16_120=dict(queries=100, mean=46.695, stderr=0.161, runs=12),
         ),
         path=["cifar100", "weak"],
+        quality=dict(
+            space="cifar100",
+            searchers=["weak", "uniform"],
+            queries=100,
+            runs=20,
+            top=100,
+        ),
     )
     if opt.tiny:
         make_tiny(c)
@@ -125,4 +132,5 @@ def make_tiny(c):
     for study in c.studies.values():
         study.update(spaces=["cifar100"], runs=2)
     c.report.queries = [12]
+    c.report.quality.update(queries=12, runs=2)
     c.report.published = dict(cifar100=dict(queries=12, mean=90.0, stderr=1.0, runs=3))

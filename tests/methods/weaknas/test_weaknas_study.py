@@ -7,6 +7,7 @@ import jax
 import ml_collections
 import numpy as np
 import pytest
+import scipy.stats
 
 from zoo_jax.core.errors import ConfigError, DataError
 from zoo_jax.core.rng import make_key
@@ -14,6 +15,7 @@ from zoo_jax.methods.weaknas import procedure
 from zoo_jax.methods.weaknas.evaluation import Record, curves, summarise
 from zoo_jax.methods.weaknas.plan import Plan
 from zoo_jax.methods.weaknas.procedure import search_study
+from zoo_jax.methods.weaknas.searchers import make_predictor
 from zoo_jax.methods.weaknas.spaces import open_pool
 
 
@@ -39,6 +41,13 @@ class Context:
 
     def update(self, n=1):
         self.done += n
+
+
+def quality(**changes):
+    return {
+        **dict(space="a", searchers=["trees"], queries=12, runs=3, top=20),
+        **changes,
+    }
 
 
 def make_config(**changes):
@@ -68,6 +77,7 @@ def make_config(**changes):
             queries=[8, 16],
             published=dict(a=dict(queries=16, mean=80.0, stderr=1.5, runs=12)),
             path=["a", "random"],
+            quality=quality(),
         ),
     )
     for name, value in changes.items():
@@ -130,6 +140,33 @@ def test_the_published_program_is_compared_in_combined_standard_errors(whole):
     mean, sd = (scalars[f"a/random/reference@16{part}"] for part in ("", "_std"))
     np.testing.assert_allclose(row["difference"], mean - 80)
     np.testing.assert_allclose(row["z"], (mean - 80) / np.hypot(sd / 5**0.5, 1.5))
+
+
+def test_predictors_are_judged_by_the_order_they_put_architectures_in(whole):
+    ctx, _ = whole
+    (row,) = ctx.tables["quality"]
+    assert (row["searcher"], row["runs"], row["queries"]) == ("trees", 3, 12)
+    # Of 64 architectures all stand for the pool: the numbers can be had in another way.
+    pool = open_pool("synthetic", slots=3, choices=4)
+    test = pool.labels["test"]
+    best = np.argsort(-test)[:20]
+    predictor = make_predictor(dict(name="gradient_boosting", rounds=5))
+    taus = []
+    for run, asked in enumerate(stored(ctx)["a__trees.npz"]["asked"][:, :12]):
+        told = pool.labels["search"][asked]
+        key = jax.random.split(jax.random.key(run))[1]
+        values = ((told - told.mean()) / told.std()).astype(np.float32)
+        fitted = predictor.fit(key, pool.features[asked], values, np.ones(12), None)
+        scores = predictor.predict(fitted, pool.features)
+        taus.append(
+            [
+                scipy.stats.kendalltau(scores[some], test[some]).statistic
+                for some in (np.arange(64), best)
+            ]
+        )
+    np.testing.assert_allclose(
+        [row["tau"], row["tau_top"]], np.mean(taus, axis=0), rtol=1e-6
+    )
 
 
 def test_all_figures_are_drawn(whole):
@@ -230,6 +267,18 @@ def test_a_damaged_store_is_named(tmp_path):
         (
             dict(report__published=dict(a=dict(mean=1.0))),
             "report.published.a lacks queries, stderr, runs",
+        ),
+        (
+            dict(report__quality=dict(space="a", searchers=["trees"])),
+            "report.quality lacks queries, runs, top",
+        ),
+        (
+            dict(report__quality=quality(runs=4)),
+            "report.quality: no study runs 'trees' on 'a' 4 times",
+        ),
+        (
+            dict(report__quality=quality(searchers=["random"])),
+            "report.quality: 'random' has no predictor",
         ),
     ],
 )

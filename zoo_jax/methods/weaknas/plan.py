@@ -20,12 +20,23 @@ class Published(NamedTuple):
     runs: int
 
 
+class Quality(NamedTuple):
+    """Whose predictors are judged by the order that they put architectures in."""
+
+    space: str
+    searchers: tuple[str, ...]
+    queries: int  # they are fitted to so many
+    runs: int
+    top: int  # the size of the truly best set
+
+
 class Options(NamedTuple):
     """What the report shows."""
 
     queries: tuple[int, ...]  # the numbers are given after so many labels
     published: dict[str, Published]  # by space; may be empty
     path: tuple[str, str] | None = None  # space and searcher whose search is drawn
+    quality: Quality | None = None
 
     @classmethod
     def of(cls, plain: Mapping[str, Any]) -> "Options":
@@ -41,14 +52,22 @@ class Options(NamedTuple):
                     f"report.published: unknown space {space!r}:"
                     f" {closest(space, plain['spaces'])}"
                 )
-            require_keys(numbers, Published._fields, f"report.published.{space}")
-            if missing := [n for n in Published._fields if n not in numbers]:
-                raise ConfigError(
-                    f"report.published.{space} lacks {', '.join(missing)}"
-                )
-            published[space] = Published(**numbers)
-        path = section.get("path")
-        return cls(tuple(section["queries"]), published, tuple(path) if path else None)
+            published[space] = _fill(Published, numbers, f"report.published.{space}")
+        path, quality = section.get("path"), section.get("quality")
+        return cls(
+            tuple(section["queries"]),
+            published,
+            tuple(path) if path else None,
+            _fill(Quality, quality, "report.quality") if quality else None,
+        )
+
+
+def _fill(kind: Any, section: Mapping[str, Any], where: str) -> Any:
+    """A tuple with names from a section that must have them all."""
+    require_keys(section, kind._fields, where)
+    if missing := [name for name in kind._fields if name not in section]:
+        raise ConfigError(f"{where} lacks {', '.join(missing)}")
+    return kind(**section)
 
 
 class Study(NamedTuple):
@@ -106,6 +125,8 @@ class Plan(NamedTuple):
             raise ConfigError(
                 f"report.path={list(options.path)} is a space and a searcher that no study runs"
             )
+        if options.quality:
+            _check_quality(options.quality, runs, plain["searchers"])
         # The pairs that most depends on come first.
         runs = dict(sorted(runs.items(), key=lambda item: -item[1]))
         budget = {name: search[name] for name in Budget._fields if name in search}
@@ -126,6 +147,19 @@ class Plan(NamedTuple):
     def searcher(self, name: str) -> dict[str, Any]:
         """The section of a searcher with the common budget filled in."""
         return {**self.budget, **self.searchers[name]}
+
+
+def _check_quality(
+    quality: Quality, runs: Mapping[tuple[str, str], int], searchers: Mapping[str, Any]
+) -> None:
+    for searcher in quality.searchers:
+        if runs.get((quality.space, searcher), 0) < quality.runs:
+            raise ConfigError(
+                f"report.quality: no study runs {searcher!r} on {quality.space!r}"
+                f" {quality.runs} times"
+            )
+        if "predictor" not in searchers[searcher]:
+            raise ConfigError(f"report.quality: {searcher!r} has no predictor")
 
 
 def _read_study(

@@ -14,6 +14,7 @@ from zoo_jax.methods.weaknas.evaluation import (
     top_threshold,
 )
 from zoo_jax.methods.weaknas.plan import Plan
+from zoo_jax.methods.weaknas.quality import quality
 from zoo_jax.methods.weaknas.spaces import Pool
 from zoo_jax.task import Writer
 
@@ -63,9 +64,16 @@ def write(
     compared = list(_compare(plan, pools, found))
     if compared:
         writer.table("published", compared, caption=_PUBLISHED)
+    if ordered := list(quality(plan, pools, found)):
+        writer.table("quality", ordered, caption=_QUALITY)
     return scalars
 
 
+_QUALITY = (
+    "Kendall's tau between predictions and judged values, of predictors fitted to what the "
+    "searches had asked: tau over 1,000 random architectures of the space, tau_top inside its "
+    "truly best ones."
+)
 _VALUES = (
     "Judged values, mean over runs with its standard error. reference: the better of the best "
     "judged among the queried and of the predicted best, the rule of the published curves. "
