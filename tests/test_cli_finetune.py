@@ -201,6 +201,20 @@ def test_a_mistake_is_one_line_and_leaves_nothing(run, here, config, more, messa
     assert sorted(p.name for p in here.iterdir() if p.name != "__pycache__") == before
 
 
+def test_a_config_may_build_on_another_of_the_folder_it_is_run_from(run, here):
+    # As under `python -m`; the installed command has only its own folder on the path.
+    (here / "base_of_it.py").write_text(CONFIG)
+    lines = "import base_of_it\ndef get_config(arg=None):\n    return "
+    (here / "on_it.py").write_text(f"{lines}base_of_it.get_config('steps=1')\n")
+    before = list(sys.path)
+    code, _, err = run(
+        *("compress", "w.npz", "-o", "o.zdkm", "--target-ratio", 4),
+        *("--finetune", "on_it.py"),
+    )
+    assert (code, err) == (0, "")
+    assert sys.path == before
+
+
 def test_weights_of_another_network_are_refused(run, here):
     code, _, err = finetune(run, config="c.py:widths=6-24")
     assert (code, err.count("\n")) == (2, 1)

@@ -1,12 +1,14 @@
 """Weights of any kind -> one small file, and back: ``zoo-jax compress`` and ``decompress``."""
 
 import argparse
+import contextlib
 import importlib.util
 import os
 import pathlib
 import signal
+import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -162,8 +164,9 @@ def _read_experiment(experiment: str) -> _Experiment:
         raise ConfigError(f"{path}: is no Python file with get_config")
     module = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
-        config = module.get_config(*([argument] if colon else []))
+        with _importable(os.getcwd()):  # as under `python -m`: configs build on others
+            spec.loader.exec_module(module)
+            config = module.get_config(*([argument] if colon else []))
         config = ml_collections.ConfigDict(to_dict(config))
     except ZooError:
         raise
@@ -188,6 +191,16 @@ def _read_experiment(experiment: str) -> _Experiment:
     overrides.pop("dtype", None)
     config.optim = {k: v for k, v in config.optim.items() if k != "kmeans"}
     return _Experiment(config, method.make_task, name, overrides)
+
+
+@contextlib.contextmanager
+def _importable(folder: str) -> Iterator[None]:
+    """Puts a folder first on the path of imports, for a while."""
+    sys.path.insert(0, folder)
+    try:
+        yield
+    finally:
+        sys.path.remove(folder)
 
 
 def _train_shared(
