@@ -76,7 +76,7 @@ TOUR: dict[str, tuple[Step, ...]] = {
     ),
     "weaknas": (
         Step(
-            "compare searches on two tables of graph networks, 20 runs each",
+            "compare six searches on 26,206 trained graph networks, 20 runs each",
             "run",
             "weaknas/nas_bench_graph.py:tour",
             "weaknas/nas_bench_graph",

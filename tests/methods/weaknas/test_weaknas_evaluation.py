@@ -39,6 +39,11 @@ def test_without_a_predictor_nothing_is_predicted_and_the_queried_count():
     np.testing.assert_array_equal(found["reference"], [[55, 90]])
 
 
+def test_a_predicted_best_that_was_queried_already_has_its_own_value():
+    run = record([[0, 2, 1]], [1, 2, 3], [[2, 2, 0]])
+    np.testing.assert_array_equal(curves(run, LABEL, TEST)["predicted"], [[90, 90, 55]])
+
+
 def test_curves_agree_with_a_loop():
     rng = np.random.default_rng(0)
     label = np.round(rng.normal(size=60), 1)  # with ties

@@ -290,7 +290,7 @@ def test_a_mistake_in_the_config_is_one_clear_line(changes, message):
 
 
 def test_mistakes_show_before_anything_is_searched(tmp_path):
-    config = make_config(searchers__trees=dict(method="evolution", populaton=3))
+    config = make_config(searchers__evolution=dict(method="evolution", populaton=3))
     with pytest.raises(ConfigError, match="did you mean 'population'"):
         search_study(config, Context(tmp_path))
     assert not (tmp_path / "searches").exists()
