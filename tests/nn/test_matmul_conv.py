@@ -28,11 +28,14 @@ def test_values_and_gradients_are_those_of_the_direct_convolution(strides, paddi
     def ours(x, kernel):
         return conv_by_matmul(x, kernel, strides, padding, precision="highest")
 
+    direct, ours = jax.jit(direct), jax.jit(ours)
     np.testing.assert_allclose(ours(x, kernel), direct(x, kernel), atol=1e-5)
     # A weight per output: every term of the gradient has a part of its own.
     weight = jax.random.normal(jax.random.key(2), direct(x, kernel).shape)
     left, right = (
-        jax.grad(lambda *a, f=f: jnp.sum(weight * f(*a)), argnums=(0, 1))(x, kernel)
+        jax.jit(jax.grad(lambda *a, f=f: jnp.sum(weight * f(*a)), argnums=(0, 1)))(
+            x, kernel
+        )
         for f in (ours, direct)
     )
     for a, b in zip(left, right, strict=True):

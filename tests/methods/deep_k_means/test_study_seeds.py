@@ -83,25 +83,29 @@ def test_training_is_gradient_descent_on_the_drawn_batches(data):
     task = task_of(momentum=0.0)
     variables = task.init(key, {"image": data.image[:1]})
     batches = study_seeds.draw_batches(3, "train", 23, schedule)
-    trained, loss = study_seeds.train(task, data, variables, key, batches, 1)
+    train = jax.jit(lambda *args: study_seeds.train(task, *args, 1))
+    trained, loss = train(data, variables, key, batches)
 
     module = make_module(MODEL)
     params = variables["params"]["network"]
     state = variables["model_state"]["network"]
+
+    @jax.jit
+    def by_hand(params, state, image, label):
+        def objective(p):
+            logits, new = module.apply(
+                {"params": p, **state}, image, train=True, mutable=["batch_stats"]
+            )
+            return jnp.mean(negative_log_likelihood(logits, label)), new
+
+        (value, new), g = jax.value_and_grad(objective, has_aux=True)(params)
+        return jax.tree.map(lambda p, d: p - lr * d, params, g), new, value
+
     padded = np.pad(np.asarray(data.image), ((0, 0), (1, 1), (1, 1), (0, 0)))
     for index, corner in zip(*batches, strict=True):
         crops = zip(index, corner, strict=True)
         image = np.stack([padded[i, y : y + 5, x : x + 6] for i, (y, x) in crops])
-
-        def objective(p, state=state, image=image, index=index):
-            logits, new = module.apply(
-                {"params": p, **state}, image, train=True, mutable=["batch_stats"]
-            )
-            nll = negative_log_likelihood(logits, data.label[index])
-            return jnp.mean(nll), new
-
-        (value, state), g = jax.value_and_grad(objective, has_aux=True)(params)
-        params = jax.tree.map(lambda p, d: p - lr * d, params, g)
+        params, state, value = by_hand(params, state, image, data.label[index])
     expected = {"params": {"network": params}, "model_state": {"network": state}}
     found = named_leaves(trained)
     for name, leaf in named_leaves(expected).items():
