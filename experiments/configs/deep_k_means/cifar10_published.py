@@ -57,7 +57,7 @@ def get_config(arg=None):
             20: dict(budget=[6, 10, 16, 30], scalar=[10], linear=[10]),
             56: dict(budget=[10, 16, 6, 30]),
         }[opt.depth],
-        seeds={20: [0, 1, 2], 56: [0]}[opt.depth],
+        seeds=[0, 1, 2],
         reduce="mean",
         norm_batches=20,
     )
