@@ -60,7 +60,7 @@ def get_config(arg=None):
         reduce="mean",
         norm_batches=epoch,
         codebook_dtype="float16",
-        ratios=[20, 25, 30, 35],
+        ratios=[21, 25, 30, 34],
     )
     c.budgets = {f"k{k:02d}": rows(k) for k in (4, 8, 12, 16)}
     rising = dict(name="exponential", start=0.01, end=1.0, steps=0.5)
