@@ -3,7 +3,7 @@ r"""NAS-Bench-201 (cifar10, cifar100, ImageNet16-120): searches compared, 100 ru
 The paper's (arXiv 2102.10490) numbers on this space were not found. To reach instead: the
 published program, run 12 to 13 times on the same table with its MLP of 4 x 200, after 100
 queries: 94.13, 72.84 and 46.70 (section report.published). Reached: the table in
-zoo_jax/methods/weaknas/README.md. Cost: COST.
+zoo_jax/methods/weaknas/README.md. Cost: about half an hour of one core.
 
   python -m experiments.run --config=experiments/configs/weaknas/nas_bench_201.py \
     --workdir=runs/weaknas/nas_bench_201

@@ -89,6 +89,12 @@ def _panels(study: Study) -> tuple[Any, Sequence[Any]]:
     return figure, grid
 
 
+def _legend(figure: Any, axes: Any) -> None:
+    """One for all panels, beside them: it hides no curve."""
+    lines, names = axes.get_legend_handles_labels()
+    figure.legend(lines, names, loc="outside right center", fontsize="small")
+
+
 def _curves(study: Study, found: Found, drawn: Mapping[tuple[str, str], Any]) -> Any:
     figure, grid = _panels(study)
     for axes, space in zip(grid, study.spaces, strict=False):
@@ -106,7 +112,7 @@ def _curves(study: Study, found: Found, drawn: Mapping[tuple[str, str], Any]) ->
             axes.set_ylim(bottom=floor)
         axes.set_xlabel("queries")
     grid[0].set_ylabel("judged value")
-    grid[0].legend(fontsize="small")
+    _legend(figure, grid[0])
     return figure
 
 
@@ -139,7 +145,7 @@ def _optimum(study: Study, found: Found, judges: Mapping[str, np.ndarray]) -> An
         axes.set_ylim(0, 1)
         axes.set_xlabel("queries")
     grid[0].set_ylabel("share of runs with the optimum")
-    grid[0].legend(fontsize="small")
+    _legend(figure, grid[0])
     return figure
 
 
