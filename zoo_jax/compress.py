@@ -212,7 +212,7 @@ def _train_shared(
     """Trains with the common loop in a folder that is gone afterwards."""
     from zoo_jax.data.loader import train_batches
     from zoo_jax.data.source import open_source, split_spec
-    from zoo_jax.methods.deep_k_means.norms import norm_estimator
+    from zoo_jax.methods.deep_k_means.norms import task_norm_estimator
     from zoo_jax.train.loop import fit
     from zoo_jax.train.preempt import Interrupted
 
@@ -222,8 +222,6 @@ def _train_shared(
     layers = [{**entry, "path": f"{network}/{entry['path']}"} for entry in layers]
     if layers:
         config.optim.share_updates = {"layers": layers, "reduce": "mean"}
-    module = models.build_module(plan.model, **plan.overrides)
-    estimate = norm_estimator(module, network)
     spec, loader = split_spec(to_dict(config.data.train))
     source = open_source(spec)
     count = min(NORM_BATCHES, -(-len(source) // loader["batch_size"]))
@@ -234,6 +232,7 @@ def _train_shared(
             return estimate(variables, tqdm(some, "norms", count, False, disable=None))
 
     task = plan.make_task(config, config.steps)
+    estimate = task_norm_estimator(task, network)
     variables = new_norms(plan.variables(arrays))
     with tempfile.TemporaryDirectory() as folder:
         workdir = pathlib.Path(folder) / "fine-tuning"
