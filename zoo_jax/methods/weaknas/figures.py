@@ -79,7 +79,8 @@ def _panels(study: Study) -> tuple[Any, Sequence[Any]]:
 
     columns = min(3, len(study.spaces))
     rows = -(-len(study.spaces) // columns)
-    figure = Figure(figsize=(4.2 * columns, 3.4 * rows), layout="constrained")
+    size = (4.2 * columns + 1.5, 3.4 * rows)  # the legend stands beside
+    figure = Figure(figsize=size, layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes, space in zip(grid, study.spaces, strict=False):
         axes.set_title(space, fontsize="medium")
