@@ -18,7 +18,6 @@ from tqdm import tqdm
 from zoo_jax.core import registry
 from zoo_jax.core.config import flatten
 from zoo_jax.core.errors import ConfigError, ZooError, closest
-from zoo_jax.core.types import Variables
 
 USER_ERROR = 2
 CACHE = pathlib.Path(__file__).resolve().parent.parent / ".cache" / "jax"
@@ -205,23 +204,3 @@ def load_method(config: ml_collections.ConfigDict):
         if key not in known:
             raise ConfigError(f"unknown config key {key!r}: {closest(key, known)}")
     return method
-
-
-def load_variables(where: str, *, best: bool = False) -> Variables:
-    """Reads trained or published parameters.
-
-    Args:
-      where: A workdir, or ``<model name>:<weights file>`` for published weights, e.g.
-        ``deep_k_means/wide_resnet_16_4:wrn.safetensors``.
-      best: The best kept step of a workdir instead of the newest.
-    """
-    from zoo_jax import models
-    from zoo_jax.train.run import workdir_variables
-
-    name, colon, weights = where.partition(":")
-    if colon and name in models.MODELS:
-        network = models.get_entry(name).network
-        variables = dict(models.create_model(name, weights=weights).variables)
-        params = variables.pop("params")
-        return {"params": {network: params}, "model_state": {network: variables}}
-    return workdir_variables(where, best=best)

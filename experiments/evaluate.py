@@ -27,13 +27,14 @@ def main(argv: Sequence[str]) -> None:
     del argv
     config = _CONFIG.value
     method = common.load_method(config)
+    from zoo_jax import models
     from zoo_jax.core.files import write_json
     from zoo_jax.train.evaluate import evaluate_variables
     from zoo_jax.train.mesh import make_mesh
 
     mesh = make_mesh(config.get("mesh", {}).get("devices", 0))
     task = method.make_task(config, config.steps)
-    variables = common.load_variables(_CHECKPOINT.value, best=_BEST.value)
+    variables = models.load_variables(_CHECKPOINT.value, best=_BEST.value)
     found = evaluate_variables(task, config, variables, mesh)
     if _JSON.value:
         write_json(_JSON.value, found)

@@ -22,6 +22,7 @@ def main(argv: Sequence[str]) -> None:
     config = _CONFIG.value
     method = common.load_method(config)
     mesh = common.start_devices(config)
+    from zoo_jax import models
     from zoo_jax.train.run import open_run
     from zoo_jax.train.writers import format_scalars
 
@@ -37,7 +38,7 @@ def main(argv: Sequence[str]) -> None:
         config,
         mesh,
         allow_config_change=args.allow_config_change,
-        load=common.load_variables,
+        load=models.load_variables,
     ) as run:
         if run.finished:
             logging.info("%s has finished already; nothing to do", run.workdir)

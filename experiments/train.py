@@ -25,6 +25,7 @@ def main(argv: Sequence[str]) -> None:
     config = _CONFIG.value
     method = common.load_method(config)
     mesh = common.start_devices(config)
+    from zoo_jax import models
     from zoo_jax.train.run import open_run
 
     if not hasattr(method, "make_task"):
@@ -41,7 +42,7 @@ def main(argv: Sequence[str]) -> None:
         run.record(finished=False)
         task = method.make_task(config, config.steps)
         start = config.get("init_from", "")
-        variables = common.load_variables(start) if start else None
+        variables = models.load_variables(start) if start else None
         run.train(task, variables, profile=_PROFILE.value)
         run.record(finished=True)
 

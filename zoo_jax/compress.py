@@ -22,8 +22,10 @@ from zoo_jax.core import registry
 from zoo_jax.core.config import to_dict
 from zoo_jax.core.errors import ConfigError, WeightsError, ZooError
 from zoo_jax.core.files import PathLike
+from zoo_jax.core.rng import make_key
 from zoo_jax.core.tree import named_leaves, nest
 from zoo_jax.core.types import Variables
+from zoo_jax.task import Task
 
 # The package of the method imports much that other commands do without: see the functions.
 
@@ -95,6 +97,7 @@ def finetune_network(
     """
     from zoo_jax.methods.deep_k_means.compress_file import cluster_arrays
     from zoo_jax.train.evaluate import Evaluations
+    from zoo_jax.train.loop import CHECKPOINTS
     from zoo_jax.train.mesh import make_mesh, replicated
     from zoo_jax.train.settings import Settings
 
@@ -120,7 +123,10 @@ def finetune_network(
     except WeightsError as error:
         raise WeightsError(f"{source}: {error}") from None
     found["assigned"] = measure(shared.arrays())
-    trained = _train_shared(plan, shared.arrays(), shared.layers("params/"), mesh)
+    run = (source / CHECKPOINTS).is_dir()
+    others = str(source) if run else plan.config.get("init_from") or ""
+    layers = shared.layers("params/")
+    trained = _train_shared(plan, shared.arrays(), layers, mesh, others)
     shared = shared.retrained(trained)
     found["tuned"] = measure(shared.arrays())
     shared.write(output)
@@ -208,8 +214,13 @@ def _train_shared(
     arrays: Mapping[str, np.ndarray],
     layers: Sequence[Mapping[str, Any]],
     mesh: jax.sharding.Mesh,
+    others: str,
 ) -> dict[str, np.ndarray]:
-    """Trains with the common loop in a folder that is gone afterwards."""
+    """Trains with the common loop in a folder that is gone afterwards.
+
+    The task's further networks, such as a frozen one, come from the run or weights `others`;
+    without any, from the config's seed.
+    """
     from zoo_jax.data.loader import train_batches
     from zoo_jax.data.source import open_source, split_spec
     from zoo_jax.methods.deep_k_means.norms import task_norm_estimator
@@ -233,7 +244,7 @@ def _train_shared(
 
     task = plan.make_task(config, config.steps)
     estimate = task_norm_estimator(task, network)
-    variables = new_norms(plan.variables(arrays))
+    variables = new_norms(_completed(plan.variables(arrays), task, config, others))
     with tempfile.TemporaryDirectory() as folder:
         workdir = pathlib.Path(folder) / "fine-tuning"
         workdir.mkdir()
@@ -245,6 +256,31 @@ def _train_shared(
             raise SystemExit(128 + stop.signum) from None
     # Of averaged parameters the samples of a cluster might differ in their last bit.
     return plan.arrays(new_norms(state.variables(averaged=False)))
+
+
+def _completed(
+    variables: Variables, task: Task, config: ml_collections.ConfigDict, others: str
+) -> Variables:
+    """The variables, and those of the networks of a task that they lack."""
+    from zoo_jax.data.loader import train_batches
+    from zoo_jax.data.source import open_source, split_spec
+
+    spec, loader = split_spec(to_dict(config.data[task.players[0].stream]))
+    with train_batches(open_source(spec), seed=0, **loader) as batches:
+        batch = next(batches)
+    key = jax.random.fold_in(make_key(config.get("seed", 0)), 0)  # as a run starts
+    abstract = jax.eval_shape(task.init, key, batch)
+    if not abstract["params"].keys() - variables["params"].keys():
+        return variables
+    fresh = jax.jit(task.init)(key, batch)
+    loaded = models.load_variables(others) if others else variables
+    return {
+        kind: {
+            name: {**loaded[kind], **variables[kind]}.get(name, networks)
+            for name, networks in fresh[kind].items()
+        }
+        for kind in fresh
+    }
 
 
 def decompress_network(source: PathLike, output: PathLike) -> dict[str, Any]:

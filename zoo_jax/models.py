@@ -22,6 +22,7 @@ from zoo_jax.core import rng
 from zoo_jax.core.errors import ConfigError, WeightsError, closest
 from zoo_jax.core.files import PathLike, read_json
 from zoo_jax.core.tree import named_leaves
+from zoo_jax.core.types import Variables
 
 if TYPE_CHECKING:
     import flax.linen as nn
@@ -454,3 +455,28 @@ def _import(path: str) -> Callable:
 
 def _arguments(function: Callable) -> Iterable[str]:
     return [p for p in inspect.signature(function).parameters if p != "dtype"]
+
+
+def load_variables(where: str, *, best: bool = False) -> Variables:
+    """Reads trained or published networks under the names that a task gives them.
+
+    Args:
+      where: A workdir, or ``<model name>:<weights file>`` for published weights, e.g.
+        ``deep_k_means/wide_resnet_16_4:wrn.safetensors``.
+      best: The best kept step of a workdir instead of the newest.
+
+    Returns:
+      ``{"params": {network: ...}, "model_state": {network: ...}}``.
+
+    Raises:
+      ZooError: for weights that do not fit, or a workdir without a good checkpoint.
+    """
+    from zoo_jax.train.run import workdir_variables
+
+    name, colon, weights = where.partition(":")
+    if colon and name in MODELS:
+        network = get_entry(name).network
+        variables = dict(create_model(name, weights=weights).variables)
+        params = variables.pop("params")
+        return {"params": {network: params}, "model_state": {network: variables}}
+    return workdir_variables(where, best=best)

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.common import load_variables
 from zoo_jax import models
 from zoo_jax.convert import write_weights
 from zoo_jax.core.errors import ConfigError
@@ -118,7 +117,7 @@ def test_an_arm_may_be_published_weights(compressed, folder, root, tmp_path):
     write_json(published / models.MODEL_FILE, facts)
     config.budgets = {"k6": config.budgets.k6}
     config.arms = {"pretrained": f"{name}:{published}"}
-    scalars = run(tmp_path / "run", config, load_variables)
+    scalars = run(tmp_path / "run", config, models.load_variables)
     for name in ("accuracy", "k6/accuracy", "k6/nll", "k6/formula_ratio"):
         key = f"pretrained/{name}"
         assert scalars[key] == compressed[1][key], key
