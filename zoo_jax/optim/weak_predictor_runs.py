@@ -78,18 +78,14 @@ def run_searches(
 def _run(search, labels, keys, mesh, together):
     per_run = labels.ndim == 2
 
-    def one(arguments):
-        key, row = arguments if per_run else (arguments, labels)
-        return _run_one(search, row, key)
-
     def some(labels, keys):
-        nonlocal_one = one
-        if not per_run:
-            nonlocal_one = lambda key: _run_one(search, labels, key)  # noqa: E731
-        xs = (keys, labels) if per_run else keys
-        if together == 1:
-            return lax.map(nonlocal_one, xs)
-        return lax.map(nonlocal_one, xs, batch_size=together)
+        def one(run):
+            key, row = run if per_run else (run, labels)
+            return _run_one(search, row, key)
+
+        runs = (keys, labels) if per_run else keys
+        # A batch size of 1 would still batch: every product one dimension deeper.
+        return lax.map(one, runs, batch_size=together if together > 1 else None)
 
     if mesh is None:
         return some(labels, keys)

@@ -64,6 +64,8 @@ def squared_loss(predicted: Any, values: Any, mask: Any) -> Any:
 def pairwise_loss(predicted: Any, values: Any, mask: Any) -> Any:
     """Mean of softplus(-(p_i - p_j)) over pairs with v_i > v_j: only the order counts.
 
+    Predictions that differ by a constant cost the same.
+
     Source: RankNet (ICML 2005), eq. 3 with certain targets.
 
     >>> one = jnp.ones(2)
