@@ -63,7 +63,6 @@ def get_config(arg=None):
     )
     if opt.tiny:
         make_tiny(c)
-        c.size_study.source = opt.weights
     return c
 
 
@@ -81,7 +80,7 @@ def stream(split, batch, per_class, augment=()):
 
 
 def make_tiny(c):
-    """Made-up images, the shallowest network, two steps; `weights` is a run of these."""
+    """Made-up images, the shallowest network, two steps from scratch."""
     c.steps, c.log_every = 2, 1
     c.model.depth = 8
     for split, section in c.data.items():
@@ -95,6 +94,7 @@ def make_tiny(c):
             transform=section.transform,
         )
     c.size_study.update(
+        source="",
         ratios=dict(budget=[4, 12], scalar=[6], linear=[200]),
         fine_tune=dict(budget=[6], scalar=[6], linear=[6]),
         seeds=[0, 1],

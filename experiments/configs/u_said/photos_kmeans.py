@@ -32,6 +32,8 @@ def get_config(arg=None):
     tiny = ",tiny" if opt.tiny else ""
     c = photos.get_config(f"stage=finetune,runs={opt.runs},seed={opt.seed}{tiny}")
     c.eval = dict(final=dict(stream=opt.stream, every=c.steps))
+    if opt.tiny:
+        c.data[opt.stream].batch_size = 8
     if opt.arm == "kmeans":
         c.optim.kmeans = dict(
             layers=[

@@ -61,5 +61,5 @@ def make_tiny(c):
     c.procedure = ""
     c.model.depth, c.model.features = 4, 6
     made_up = dict(name="synthetic_images", size=8, height=16, width=16, num_classes=2)
-    c.data.train = dict(**made_up, batch_size=4, transform=[dict(name="to_float")])
+    c.data.train = dict(**made_up, batch_size=8, transform=[dict(name="to_float")])
     c.data.test.source = made_up

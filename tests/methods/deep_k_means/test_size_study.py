@@ -175,7 +175,8 @@ def get_config(root, weights):
     spec = importlib.util.spec_from_file_location("cifar10_published", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    config = module.get_config(f"tiny,weights={weights}")
+    config = module.get_config("tiny")
+    config.size_study.source = str(weights)
     # A smaller network compiles faster.
     config.model = dict(name="digits_cnn", widths=[4, 24], strides=[2, 2])
     config.size_study.update(

@@ -50,7 +50,7 @@ def size_study(
     Args:
       config: As for `make_task`, where ``steps``, ``optim`` and ``data.train`` are those of
         the fine-tuning, and ``size_study``: ``source`` (the network, for
-        `RunContext.load_variables`), ``stream`` (the data section to measure on), ``ratios``
+        `RunContext.load_variables`; empty: an untrained one), ``stream`` (the data section to measure on), ``ratios``
         (way -> list of ratios without fine-tuning), ``fine_tune`` (way -> list of ratios
         with), ``seeds`` (of the fine-tuning: order of the images, augmentation),
         ``reduce`` (see `share_cluster_updates`) and ``norm_batches``.
@@ -130,10 +130,16 @@ class _Bench:
         options: Mapping[str, Any],
     ):
         self._config, self._ctx, self._options = config, ctx, options
-        variables = jax.tree.map(np.asarray, ctx.load_variables(options["source"]))
-        self._arrays = _flat(variables)
-        self._dense_bytes = dense_bytes(self._arrays)
         task = make_task(_loop_config(config), config.steps)
+        spec, self._loader = split_spec(config.data["train"])
+        self._train = ctx.load_source(spec)
+        if options["source"]:
+            variables = ctx.load_variables(options["source"])
+        else:
+            with train_batches(self._train, seed=0, **self._loader) as batches:
+                variables = jax.jit(task.init)(ctx.key, next(batches))
+        self._arrays = _flat(jax.tree.map(np.asarray, variables))
+        self._dense_bytes = dense_bytes(self._arrays)
 
         def hits(variables: Variables, batch: Batch) -> jax.Array:
             return correct(task.predict(variables, batch)["logits"], batch["label"])
@@ -143,8 +149,6 @@ class _Bench:
         # Each point reads them again: decoded once, they are kept.
         self._test = list(eval_batches(ctx.load_source(spec), **loader))
         self.examples = int(sum(batch["mask"].sum() for batch in self._test))
-        spec, self._loader = split_spec(config.data["train"])
-        self._train = ctx.load_source(spec)
         self._estimate = norm_estimator(make_module(config.model), NETWORK)
 
     def run(self, point: Point) -> dict[str, Any]:
