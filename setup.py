@@ -43,6 +43,7 @@ EXTRAS_REQUIRE = {
         "scikit-video>=1.1.11",
         "mlxtend>=0.23",
         "nas-bench-graph>=1.4",
+        "threadpoolctl>=3.5",  # scikit-learn's own need; holds a benchmark to its cores
     ],
     # Reads published .pth files. Large, and only needed for that.
     "torch": ["torch>=2.6"],
@@ -54,6 +55,7 @@ EXTRAS_REQUIRE = {
         "pytest-timeout>=2.3",  # a hang is a failure with a stack, not a stuck CI
         "ml_dtypes>=0.4",  # bfloat16 arrays in the tests of weight files
         "scipy>=1.13",  # independent computations to compare with
+        "protobuf>=4",  # writes the official table's records in a test
         "packaging>=23",  # reads the ranges of this file in a test
         "beartype>=0.18",  # checks the jaxtyping signatures while the tests run
         "ruff>=0.8",

@@ -16,6 +16,7 @@ from packaging.version import Version
 DISTRIBUTIONS = {
     "PIL": "pillow",
     "absl": "absl-py",
+    "google": "protobuf",
     "orbax": "orbax-checkpoint",
     "skimage": "scikit-image",
     "sklearn": "scikit-learn",

@@ -23,9 +23,7 @@ COLUMNS = (
     *("hardware", "revision"),
 )
 
-_WORKDIRS = flags.DEFINE_list(
-    "workdirs", None, "NAME=FOLDER of each data set.", required=True
-)
+_WORKDIRS = flags.DEFINE_list("workdirs", [], "NAME=FOLDER of each data set.")
 _FIGURES = flags.DEFINE_string("figures", "", "A folder to copy the figures to.")
 _OUT = flags.DEFINE_string(
     "out",
@@ -37,6 +35,8 @@ _OUT = flags.DEFINE_string(
 def main(argv: Sequence[str]) -> None:
     """Writes the CSV, copies the figures, prints Markdown."""
     del argv
+    if not _WORKDIRS.value:
+        raise ConfigError("--workdirs is needed: NAME=FOLDER of each data set")
     rows = []
     for pair in _WORKDIRS.value:
         name, equals, folder = pair.partition("=")
