@@ -45,6 +45,8 @@ EXTRAS_REQUIRE = {
         "nas-bench-graph>=1.4",
         "threadpoolctl>=3.5",  # scikit-learn's own need; holds a benchmark to its cores
     ],
+    # What a benchmark measures itself against; its rows are left out without it.
+    "compare": ["faiss-cpu>=1.9"],
     # Reads published .pth files. Large, and only needed for that.
     "torch": ["torch>=2.6"],
     # jax.export serialises StableHLO with it.

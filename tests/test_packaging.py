@@ -16,6 +16,7 @@ from packaging.version import Version
 DISTRIBUTIONS = {
     "PIL": "pillow",
     "absl": "absl-py",
+    "faiss": "faiss-cpu",
     "google": "protobuf",
     "orbax": "orbax-checkpoint",
     "skimage": "scikit-image",
@@ -69,7 +70,7 @@ def imported(folder: pathlib.Path) -> dict[str, set[str]]:
 
 
 def test_every_import_of_the_package_is_declared(root, declared):
-    known = names(declared[""] + declared["samples"] + declared["torch"])
+    known = names([r for e in ("", "samples", "torch", "compare") for r in declared[e]])
     for folder in ("zoo_jax", "experiments"):
         for module, files in imported(root / folder).items():
             if module in OURS or module in sys.stdlib_module_names:
