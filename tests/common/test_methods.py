@@ -14,6 +14,7 @@ import optax
 import pytest
 
 from zoo_jax.core import registry
+from zoo_jax.core.errors import ConfigError
 from zoo_jax.core.rng import make_key
 from zoo_jax.core.tree import named_leaves
 from zoo_jax.train.loop import fit
@@ -246,16 +247,18 @@ def test_interrupted_and_resumed_equals_undisturbed_bit_for_bit(case, tmp_path):
 
 @cases
 def test_the_kmeans_link_joins_any_optimiser_by_config_alone(case):
-    if load_config(case).get("sharing"):
-        pytest.skip("this config shares weights in another way")
     link = dict(
         layers=[dict(path="*kernel", num_clusters=2, samples="scalar")],
         strength=1.0,
         relaxation="labels",
         refresh_every=1,
     )
-    plain = train(case, steps=1, changes=case.plain)[1]
     joined = {"optim": {**case.plain["optim"], "kmeans": link}}
+    if load_config(case).get("sharing"):  # it shares weights in another way
+        with pytest.raises(ConfigError, match="exclude each other"):
+            build(load_config(case, joined))
+        return
+    plain = train(case, steps=1, changes=case.plain)[1]
     pulled = train(case, steps=1, changes=joined)[1]
     kernels = 0
     owned = {n for p in build(load_config(case)).players for n in p.owns}

@@ -104,10 +104,14 @@ def test_what_stands_behind_the_mask_never_matters(name):
     np.testing.assert_array_equal(one, other)
 
 
-@every_predictor
+# With mini-batches padding draws other shuffles: the test of its steps covers that.
+full_batch_predictors = pytest.mark.parametrize(
+    "name", [name for name in PREDICTORS if name != "mlp_minibatch"]
+)
+
+
+@full_batch_predictors
 def test_padding_changes_no_prediction(name):
-    if name == "mlp_minibatch":
-        pytest.skip("padding draws other shuffles; see the test of its steps")
     plain = predictions(name, fitted(name, *problem(name, ROWS)))
     got = predictions(name, fitted(name, *padded(name, jnp.nan)))
     np.testing.assert_allclose(
@@ -115,10 +119,8 @@ def test_padding_changes_no_prediction(name):
     )  # sums in another order, 60 epochs
 
 
-@every_predictor
+@full_batch_predictors
 def test_order_of_rows_does_not_matter_to_a_full_batch_fit(name):
-    if name == "mlp_minibatch":
-        pytest.skip("it has mini-batches")
     inputs, values = problem(name, ROWS)
     order = np.random.default_rng(3).permutation(ROWS)
     plain = predictions(name, fitted(name, inputs, values))

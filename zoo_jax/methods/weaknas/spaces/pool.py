@@ -59,7 +59,7 @@ class Pool:
         default_factory=dict
     )
     neighbours: Neighbours | None = None
-    config: Callable[[int], Any] = None  # type: ignore[assignment]
+    config: Callable[[int], Any] | None = None
 
     def __post_init__(self) -> None:
         if self.config is None:
