@@ -127,7 +127,7 @@ def _compress_one(
     variables = bench.reestimate_norms(variables)
     norms = bench.measure(variables)
     variables = bench.train_centres(f"{arm}_{budget}", variables, layers)
-    variables, clustered = _quantise(
+    variables, clustered = quantise(
         bench.reestimate_norms(variables), selected, bench.options["codebook_dtype"]
     )
     path = pathlib.Path(bench.ctx.workdir) / f"{arm}_{budget}{SUFFIX}"
@@ -258,7 +258,7 @@ def _plain_task(config: ml_collections.ConfigDict) -> Task:
     return make_task(_loop_config(config), config.steps)
 
 
-def _quantise(
+def quantise(
     variables: Variables, selected: Mapping[str, LayerSpec], codebook_dtype: str
 ) -> tuple[Variables, dict[str, Clustered]]:
     """Rounds the centres as the file will hold them. Returns the clusters of each kernel."""

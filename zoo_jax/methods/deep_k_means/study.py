@@ -25,6 +25,7 @@ from zoo_jax.methods.deep_k_means.artefact import load_compressed, save_compress
 from zoo_jax.methods.deep_k_means.clustered import Clustered
 from zoo_jax.methods.deep_k_means.layers import NETWORK, make_spec
 from zoo_jax.methods.deep_k_means.model import make_module
+from zoo_jax.methods.deep_k_means.procedure import quantise
 from zoo_jax.methods.deep_k_means.sharing import make_sharing
 from zoo_jax.methods.deep_k_means.study_config import (
     Budget,
@@ -319,22 +320,7 @@ class _Bench:
     ) -> tuple[Variables, dict[str, int], int]:
         """Writes one file. Returns what was read back, sizes, and bytes of the dense file."""
         dtype = self.options["codebook_dtype"]
-        clustered: dict[str, Clustered] = {}
-
-        def rounded(name, leaf):
-            if name not in selected:
-                return leaf
-            layer = selected[name]
-            found = Clustered.of(leaf, layer.samples, layer.row_length)
-            if len(found.codebook) > layer.num_clusters:
-                raise RuntimeError(
-                    f"{name} has {len(found.codebook)} distinct samples after training the "
-                    f"centres, more than {layer.num_clusters}"
-                )
-            clustered[name] = found.rounded(dtype)
-            return clustered[name].restore(leaf.shape)
-
-        variables = {**variables, "params": map_named(rounded, variables["params"])}
+        variables, clustered = quantise(variables, selected, dtype)
         path = pathlib.Path(self.ctx.workdir) / "files" / f"{arm}_{budget}_{seed}.zdkm"
         sizes = save_compressed(
             path,
