@@ -343,3 +343,13 @@ def test_a_preset_fills_in_what_is_not_said(run, here, monkeypatch, argv, sectio
     fails(run("search", "--space", "synthetic", "--budget", 20, *argv), "enough")
     assert section.items() <= got.items()
     assert got["method"] == "weak_predictor"
+
+
+def test_a_space_takes_its_own_arguments_from_the_command_line(run):
+    argv = ["search", "--space", "synthetic", "--set", "slots=3", "--set", "choices=2"]
+    argv += ["--first", 2, "--batch", 2, "--predictor", "gp", "--json", "out.json"]
+    assert run(*argv, "--budget", 8)[0] == 0  # 2 ** 3 architectures
+    fails(run(*argv, "--budget", 10), "8")
+    fails(run(*argv, "--budget", 8, "--set", "slot=3"), "no argument 'slot'")
+    fails(run(*argv, "--budget", 8, "--set", "table=x.npz"), "use --table")
+    fails(run(*argv, "--budget", 8, "--set", "slots"), "KEY=VALUE")

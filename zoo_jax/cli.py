@@ -5,7 +5,6 @@ the user is one line on standard error and exit code 2; nothing is ever half-wri
 """
 
 import argparse
-import ast
 import contextlib
 import errno
 import hashlib
@@ -21,6 +20,7 @@ from absl.flags import argparse_flags
 from tqdm import tqdm
 
 from zoo_jax import compress, models, search
+from zoo_jax.core.config import parse_pairs
 from zoo_jax.core.errors import ConfigError, WeightsError, ZooError
 from zoo_jax.core.files import write_json
 from zoo_jax.core.tree import count_parameters, nest
@@ -78,7 +78,7 @@ def convert_command(args: argparse.Namespace) -> dict[str, Any]:
     with _stages(3) as stage:
         stage("reading")
         source = models.load_source(args.model, args.input)
-        overrides = source.overrides | _parse_overrides(args.set)
+        overrides = source.overrides | parse_pairs(args.set)
         module = models.build_module(args.model, **overrides)
         template = models.abstract_variables(args.model, module)
         table = models.source_table(args.model, module, template, source)
@@ -182,7 +182,7 @@ def export_command(args: argparse.Namespace) -> dict[str, Any]:
     with _stages(2) as stage:
         stage("loading")
         model = models.create_model(
-            args.model, weights=args.weights, **_parse_overrides(args.set)
+            args.model, weights=args.weights, **parse_pairs(args.set)
         )
         stage("exporting and checking")
         facts = export_model(
@@ -407,22 +407,6 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
         metavar="KEY=VALUE",
         help="argument of the network's builder, e.g. num_classes=100; may be repeated",
     )
-
-
-def _parse_overrides(pairs: Sequence[str]) -> dict[str, Any]:
-    """``["depth=22"]`` -> ``{"depth": 22}``; what is no Python literal stays a string."""
-    out = {}
-    for pair in pairs:
-        key, equals, text = pair.partition("=")
-        if not equals or not key:
-            raise ConfigError(
-                f"--set takes KEY=VALUE, e.g. num_classes=100, not {pair!r}"
-            )
-        try:
-            out[key] = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            out[key] = text
-    return out
 
 
 def _progress(items: Sequence[Any], description: str) -> tqdm:

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
+from zoo_jax.core.config import parse_pairs
 from zoo_jax.core.errors import ConfigError, DataError, closest
 from zoo_jax.core.files import write_json
 
@@ -39,6 +40,13 @@ def search_arguments(parser: argparse.ArgumentParser) -> None:
     )
     space.add_argument("--dataset", metavar="D", help="where a space has several")
     space.add_argument("--table", metavar="FILE", help="measurements of the space")
+    space.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="a further argument of the space, e.g. size=2000; may be repeated",
+    )
     how = parser.add_argument_group("how")
     how.add_argument(
         "--budget", type=int, required=True, metavar="B", help="architectures to try"
@@ -123,6 +131,16 @@ def search_command(args: argparse.Namespace) -> dict[str, Any]:
     return _search_table(args) if args.command is None else _search_trials(args)
 
 
+def _open_pool(args: argparse.Namespace) -> Any:
+    from zoo_jax.methods.weaknas.spaces import open_pool
+
+    options = parse_pairs(args.set)
+    for name in ("table", "dataset"):
+        if name in options:
+            raise ConfigError(f"--set {name}=...: use --{name}")
+    return open_pool(args.space, table=args.table, dataset=args.dataset, **options)
+
+
 def _predictor_section(args: argparse.Namespace, preset: str) -> dict[str, Any]:
     section = {"name": args.predictor or PRESETS[args.preset or preset]["predictor"]}
     return section if args.members is None else section | {"members": args.members}
@@ -146,10 +164,9 @@ def _search_table(args: argparse.Namespace) -> dict[str, Any]:
     from zoo_jax.methods.weaknas.evaluation import Record, curves, summarise
     from zoo_jax.methods.weaknas.on_table import draw_curves, format_curves, recommend
     from zoo_jax.methods.weaknas.searchers import TREES, make_runner
-    from zoo_jax.methods.weaknas.spaces import open_pool
 
     repeats = _at_least_one("repeats", args.repeats)
-    pool = open_pool(args.space, table=args.table, dataset=args.dataset)
+    pool = _open_pool(args)
     names = args.label or "search", args.judge or "test"
     label, judge = (
         _measurements(pool, flag, name)
@@ -234,7 +251,6 @@ def _measurements(pool: Any, flag: str, name: str) -> np.ndarray:
 def _search_trials(args: argparse.Namespace) -> dict[str, Any]:
     from zoo_jax.methods.weaknas.board import Board
     from zoo_jax.methods.weaknas.command import Command
-    from zoo_jax.methods.weaknas.spaces import open_pool
     from zoo_jax.methods.weaknas.trials import (
         JOURNAL,
         Journal,
@@ -253,7 +269,7 @@ def _search_trials(args: argparse.Namespace) -> dict[str, Any]:
     if retries < 0:
         raise ConfigError(f"--retries must be at least 0, got {retries}")
     command = Command(args.command, shell=bool(args.shell), timeout=args.timeout)
-    pool = open_pool(args.space, table=args.table, dataset=args.dataset)
+    pool = _open_pool(args)
     predictor, policy = _predictor_section(args, "best"), _policy(args, "best")
     settings = {
         "space": f"{pool.name}, {len(pool)} architectures, checksum {checksum(pool)}",

@@ -3,7 +3,7 @@
 import ast
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ml_collections
@@ -41,6 +41,32 @@ def parse_arg(arg: str | None, **defaults: Any) -> ml_collections.ConfigDict:
             out[name] = True
             continue
         out[name] = _convert(name, text, default)
+    return out
+
+
+def parse_pairs(pairs: Sequence[str], *, flag: str = "--set") -> dict[str, Any]:
+    """Reads what a command line says in pairs: ``["depth=22"]`` -> ``{"depth": 22}``.
+
+    What is no Python literal stays a string.
+
+    Args:
+      pairs: ``KEY=VALUE`` each.
+      flag: For the message.
+
+    Raises:
+      ConfigError: for one without a key or an equals sign.
+    """
+    out = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals or not key:
+            raise ConfigError(
+                f"{flag} takes KEY=VALUE, e.g. num_classes=100, not {pair!r}"
+            )
+        try:
+            out[key] = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            out[key] = text
     return out
 
 

@@ -41,7 +41,7 @@ def locate(table: PathLike | None, default: str, origin: str) -> pathlib.Path:
         path = pathlib.Path(root).expanduser() / default
     else:
         raise DataError(
-            f"no table: give table=FILE, or let the environment variable ZOO_DATA name the "
+            f"no table: give table=FILE (on a command line --table FILE), or let the environment variable ZOO_DATA name the "
             f"folder that holds {default}; {origin}"
         )
     if not path.exists():
