@@ -59,18 +59,20 @@ def depthwise_conv(
 
 
 class DepthwiseConv(nn.Module):
-    """A square `depthwise_conv` without bias and with symmetric padding, as in PyTorch.
+    """A square `depthwise_conv` with symmetric padding, as in PyTorch.
 
     Attributes:
       size: Side of the kernels, odd.
       stride: Stride; a map of n pixels becomes one of ceil(n / stride).
       kernel_init: For the kernels [size, size, 1, c].
+      bias_init: For the bias [c]; None means that there is none.
       dtype: Compute dtype.
     """
 
     size: int
     stride: int = 1
     kernel_init: jax.nn.initializers.Initializer = nn.initializers.he_normal()
+    bias_init: jax.nn.initializers.Initializer | None = None
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
@@ -78,9 +80,13 @@ class DepthwiseConv(nn.Module):
         """Applies the convolution."""
         shape = (self.size, self.size, 1, x.shape[-1])
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
-        return depthwise_conv(
+        y = depthwise_conv(
             x.astype(self.dtype),
             kernel.astype(self.dtype),
             stride=self.stride,
             padding=self.size // 2,
         )
+        if self.bias_init is None:
+            return y
+        bias = self.param("bias", self.bias_init, shape[-1:], jnp.float32)
+        return y + bias.astype(self.dtype).reshape(1, 1, 1, -1)
