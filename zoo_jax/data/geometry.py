@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int
 
 from zoo_jax.core.errors import ConfigError, DataError, closest
 
@@ -19,16 +20,23 @@ class RandomCrop:
     Args:
       size: (height, width) of the window, or one number for both; None keeps the image size.
       pad: Pixels added on every side before the cut.
+      pad_if_needed: An image smaller than the window is continued by mirroring, half of what
+        lacks on each side, instead of being refused; it excludes `pad`.
       key: The image [h, w, c].
     """
 
     size: int | Sequence[int] | None = None
     pad: int = 0
+    pad_if_needed: bool = False
     key: str = "image"
 
     def __post_init__(self) -> None:
         if self.pad < 0:
             raise ConfigError(f"random_crop: pad must not be negative, got {self.pad}")
+        if self.pad and self.pad_if_needed:
+            raise ConfigError(
+                f"random_crop: pad={self.pad} adds zeros, pad_if_needed mirrors: choose one"
+            )
 
     def __call__(
         self, example: dict[str, Any], rng: np.random.Generator
@@ -36,12 +44,15 @@ class RandomCrop:
         """Crops `key`."""
         image = example[self.key]
         h, w = image.shape[:2]
-        ch, cw = (h, w) if self.size is None else _pair(self.size)
+        ch, cw = (h, w) if self.size is None else pair(self.size)
+        if self.pad_if_needed:
+            y, x = random_place(rng, (h, w), (ch, cw))
+            return {**example, self.key: mirrored_window(image, y, x, ch, cw)}
         spare_y, spare_x = h + 2 * self.pad - ch, w + 2 * self.pad - cw
         if spare_y < 0 or spare_x < 0:
             raise DataError(
                 f"random_crop: an image of {h}x{w} padded by {self.pad} is smaller than "
-                f"the crop {ch}x{cw}: choose a smaller size or resize first"
+                f"the crop {ch}x{cw}: choose a smaller size, resize first or set pad_if_needed"
             )
         # Not rng.integers, which takes four times longer for a single number.
         y = int(rng.random() * (spare_y + 1)) - self.pad
@@ -84,24 +95,27 @@ class CenterCrop:
 
     Args:
       size: (height, width) of the window, or one number for both.
+      pad_if_needed: An image smaller than the window is continued by mirroring, half of what
+        lacks on each side, instead of being refused.
       key: The image [h, w, c].
     """
 
     size: int | Sequence[int]
+    pad_if_needed: bool = False
     key: str = "image"
 
     def __call__(self, example: dict[str, Any], rng: Any) -> dict[str, Any]:
         """Crops `key`."""
         del rng
         image = example[self.key]
-        (h, w), (ch, cw) = image.shape[:2], _pair(self.size)
-        if h < ch or w < cw:
+        (h, w), (ch, cw) = image.shape[:2], pair(self.size)
+        if (h < ch or w < cw) and not self.pad_if_needed:
             raise DataError(
                 f"center_crop: an image of {h}x{w} is smaller than the crop {ch}x{cw}: "
-                "choose a smaller size or resize first"
+                "choose a smaller size, resize first or set pad_if_needed"
             )
-        y, x = round((h - ch) / 2), round((w - cw) / 2)
-        return {**example, self.key: image[y : y + ch, x : x + cw]}
+        y, x = _middle(h, ch), _middle(w, cw)
+        return {**example, self.key: mirrored_window(image, y, x, ch, cw)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,7 +147,7 @@ class Resize:
         """Resamples `key`."""
         del rng
         image = example[self.key]
-        size = _pair(self.size)
+        size = pair(self.size)
         if self.keep_aspect:
             h, w = image.shape[:2]
             size = (self.size * h // min(h, w), self.size * w // min(h, w))
@@ -180,7 +194,7 @@ class RandomResizedCrop:
         """Crops and resamples `key`."""
         image = example[self.key]
         y, x, h, w = self._window(*image.shape[:2], rng)
-        size, name = _pair(self.size), "random_resized_crop"
+        size, name = pair(self.size), "random_resized_crop"
         out = _resample(name, image[y : y + h, x : x + w], size, self.method)
         return {**example, self.key: out}
 
@@ -201,9 +215,46 @@ class RandomResizedCrop:
         return (height - h) // 2, (width - w) // 2, h, w
 
 
-def _pair(size: int | Sequence[int]) -> tuple[int, int]:
+def pair(size: int | Sequence[int]) -> tuple[int, int]:
+    """(height, width) of a size, which may be one number for both."""
     h, w = (size, size) if isinstance(size, int) else size
     return h, w
+
+
+def random_place(
+    rng: np.random.Generator, image: tuple[int, int], window: tuple[int, int]
+) -> tuple[int, int]:
+    """Top left corner of a random window; negative where the image is smaller than it."""
+    (h, w), (ch, cw) = image, window
+    y, x = (rng.random(), rng.random())  # drawn always: later draws keep place
+    top = int(y * (h - ch + 1)) if h >= ch else _middle(h, ch)
+    left = int(x * (w - cw + 1)) if w >= cw else _middle(w, cw)
+    return top, left
+
+
+def mirrored(index: Int[np.ndarray, "..."], size: int) -> Int[np.ndarray, "..."]:
+    """Indices of pixels that continue an axis by mirrors; the border pixel is not repeated."""
+    if size == 1:
+        return np.zeros_like(index)
+    index = index % (2 * size - 2)
+    return np.minimum(index, 2 * size - 2 - index)
+
+
+def mirrored_window(
+    image: np.ndarray, top: int, left: int, height: int, width: int
+) -> np.ndarray:
+    """A window that may leave the image [h, w, ...], which is continued by mirrors."""
+    h, w = image.shape[:2]
+    if top >= 0 and left >= 0 and top + height <= h and left + width <= w:
+        return image[top : top + height, left : left + width]
+    rows = mirrored(np.arange(top, top + height), h)
+    columns = mirrored(np.arange(left, left + width), w)
+    return image[rows[:, None], columns]
+
+
+def _middle(size: int, window: int) -> int:
+    """Where a window in the middle starts; half a missing pixel more comes at the end."""
+    return round((size - window) / 2) if size >= window else -((window - size) // 2)
 
 
 def _require_method(name: str, method: str) -> None:

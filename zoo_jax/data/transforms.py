@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from zoo_jax.core.errors import ConfigError, DataError, closest
+from zoo_jax.data.corruptions import Corrupt
 from zoo_jax.data.geometry import (
     CenterCrop,
     HorizontalFlip,
@@ -20,6 +21,7 @@ from zoo_jax.data.geometry import (
     RandomResizedCrop,
     Resize,
 )
+from zoo_jax.data.pair_augment import PairAugment
 
 Transform = Callable[[dict[str, Any], Any], dict[str, Any]]
 
@@ -184,8 +186,10 @@ def _stack(name: str, values: Sequence[Any]) -> np.ndarray:
 
 TRANSFORMS: dict[str, Callable[..., Transform]] = {
     "center_crop": CenterCrop,
+    "corrupt": Corrupt,
     "horizontal_flip": HorizontalFlip,
     "normalize": Normalize,
+    "pair_augment": PairAugment,
     "random_crop": RandomCrop,
     "random_resized_crop": RandomResizedCrop,
     "resize": Resize,
