@@ -56,9 +56,9 @@ def test_the_table_holds_medians_ratios_and_blanks(tmp_path, capsys):
     assert (second["theirs"], second["ratio"], second["limit"]) == ("", "", "")
 
 
-def call(root, *arguments):
+def call(root, *arguments, of="deep_k_means"):
     return subprocess.run(
-        [sys.executable, "-m", "experiments.benchmarks.deep_k_means", *arguments],
+        [sys.executable, "-m", f"experiments.benchmarks.{of}", *arguments],
         cwd=root,
         env={**os.environ, "JAX_NUM_CPU_DEVICES": "1"},
         capture_output=True,
@@ -101,6 +101,22 @@ def test_the_benchmark_of_deep_k_means_measures_its_parts(parts, root, tmp_path)
     if "kmeans" in parts:  # without faiss a note says so; with it there are rows
         noted = "faiss is not installed" in done.stderr
         assert noted != any(row["other"].startswith("faiss") for row in rows)
+
+
+def test_the_benchmark_of_weaknas_measures_fits_rankings_and_searches(root, tmp_path):
+    pytest.importorskip("sklearn")
+    table = tmp_path / "a.csv"
+    done = call(root, "--tiny", "--rounds=1", f"--csv={table}", of="weaknas")
+    assert done.returncode == 0, done.stderr[-3000:]
+    with table.open() as f:
+        fit, rank, search = csv.DictReader(f)
+    assert fit["what"] == "fit, 4x8, 30 labels"
+    # limit = 3 x multiply-adds x labels x epochs / rate; ranking: multiply-adds x cells / rate
+    epochs = int(fit["remark"].split()[0])
+    ratio = float(fit["limit"]) / float(rank["limit"])
+    assert ratio == pytest.approx(3 * 30 * epochs / 125, rel=1e-3)
+    assert search["other"] == "scikit-learn's loop"
+    assert all(float(row["ours"]) > 0 for row in (fit, rank, search))
 
 
 def test_an_unknown_part_is_one_line(root):
