@@ -97,6 +97,39 @@ def test_a_crop_larger_than_the_image_is_named(image):
         RandomCrop(size=6)({"image": image}, rng())
 
 
+@pytest.mark.parametrize("size", [(8, 4), (5, 9), (9, 12), 7, 40])
+def test_small_images_are_padded_with_mirrors_before_the_crop(image, size):
+    h, w = (size, size) if isinstance(size, int) else size
+    dy, dx = max(h - H, 0), max(w - W, 0)
+    sides = ((dy // 2, dy - dy // 2), (dx // 2, dx - dx // 2), (0, 0))
+    padded = np.pad(image, sides, mode="reflect")
+    middle = CenterCrop(size, pad_if_needed=True)({"image": image}, None)["image"]
+    expected = CenterCrop(size)({"image": padded}, None)["image"]
+    np.testing.assert_array_equal(middle, expected, strict=True)
+    seen = set()
+    for seed in range(60):
+        crop = RandomCrop(size, pad_if_needed=True)
+        out = crop({"image": image}, rng(seed))["image"]
+        places = [
+            (y, x)
+            for y in range(padded.shape[0] - h + 1)
+            for x in range(padded.shape[1] - w + 1)
+            if np.array_equal(padded[y : y + h, x : x + w], out)
+        ]
+        assert len(places) == 1
+        seen.update(places)
+    assert len(seen) == (max(H - h, 0) + 1) * (max(W - w, 0) + 1)
+
+
+def test_padding_when_needed_changes_no_draw_of_a_large_image(image):
+    for seed in range(9):
+        one, other = (
+            RandomCrop((3, 4), pad_if_needed=flag)({"image": image}, rng(seed))["image"]
+            for flag in (False, True)
+        )
+        np.testing.assert_array_equal(one, other)
+
+
 @pytest.mark.parametrize(("probability", "flips"), [(0.0, 0), (1.0, 50), (0.5, None)])
 def test_horizontal_flip_mirrors_with_its_probability(image, probability, flips):
     flip, generator = HorizontalFlip(probability), rng()
@@ -279,6 +312,10 @@ def test_functions_and_configs_mix(image):
         ([{"name": "normalize", "mean": 0.5}], "'normalize' needs the argument 'std'"),
         ([{"name": "normalize", "mean": 0, "std": 0}], "std must be positive, got 0"),
         ([{"name": "random_crop", "pad": -1}], "must not be negative, got -1"),
+        (
+            [{"name": "random_crop", "pad": 2, "pad_if_needed": True}],
+            "pad=2 adds zeros, pad_if_needed mirrors: choose one",
+        ),
         ([{"name": "horizontal_flip", "probability": 2}], r"in \[0, 1\], got 2"),
         ([{"name": "resize", "size": 4, "method": "cubic"}], "did you mean 'bicubic'"),
         (
