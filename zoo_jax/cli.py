@@ -93,7 +93,14 @@ def convert_command(args: argparse.Namespace) -> dict[str, Any]:
             "ignored": sorted({*found.ignored, *source.skipped}),
             **{
                 kind: list(getattr(found, kind))
-                for kind in ("kept", "unmatched", "missing", "misfits", "unfilled")
+                for kind in (
+                    "copies",
+                    "kept",
+                    "unmatched",
+                    "missing",
+                    "misfits",
+                    "unfilled",
+                )
             },
             "foreign": list(found.foreign),
         }
@@ -125,7 +132,8 @@ def _print_match(result: dict[str, Any]) -> None:
     for key, target in result["matched"]:
         print(f"  {key} -> {target}")
     for kind, meaning in (
-        ("ignored", "carry no weights"),
+        ("ignored", "are not used"),
+        ("copies", "repeat another key"),
         ("kept", "are absent and optional"),
         ("unmatched", "in the file have no place in the network"),
         ("missing", "are missing in the file"),

@@ -51,6 +51,7 @@ class ModelEntry:
 _DEEP_K_MEANS = "zoo_jax.methods.deep_k_means"
 _WEAKNAS = "zoo_jax.methods.weaknas"
 _U_SAID = "zoo_jax.methods.u_said"
+_DEBLURGAN = "zoo_jax.methods.deblurgan_v2"
 
 MODELS: dict[str, ModelEntry] = {
     "deep_k_means/wide_resnet_16_4": ModelEntry(
@@ -88,6 +89,62 @@ MODELS: dict[str, ModelEntry] = {
         table=f"{_DEEP_K_MEANS}.convert:googlenet_table",
         example=(1, 224, 224, 3),
         doc="GoogLeNet for ImageNet; normalised RGB -> 1000 logits",
+    ),
+    "deblurgan_v2/fpn_mobilenet": ModelEntry(
+        build=f"{_DEBLURGAN}.model:build_fpn_mobilenet",
+        table=f"{_DEBLURGAN}.convert:fpn_mobilenet_table",
+        example=(1, 256, 256, 3),
+        network="generator",
+        doc="pyramid on MobileNet-v2; blurred RGB in [-1, 1] -> sharp",
+    ),
+    "deblurgan_v2/fpn_mobilenet_dsc": ModelEntry(
+        build=f"{_DEBLURGAN}.model:build_fpn_mobilenet_dsc",
+        table=None,
+        example=(1, 256, 256, 3),
+        network="generator",
+        doc="the same with a depthwise-separable decoder",
+    ),
+    "deblurgan_v2/fpn_inception": ModelEntry(
+        build=f"{_DEBLURGAN}.model:build_fpn_inception",
+        table=f"{_DEBLURGAN}.convert:fpn_inception_table",
+        example=(1, 256, 256, 3),
+        network="generator",
+        doc="pyramid on Inception-ResNet-v2; blurred RGB in [-1, 1] -> sharp",
+    ),
+    "deblurgan_v2/fpn_inception_simple": ModelEntry(
+        build=f"{_DEBLURGAN}.model:build_fpn_inception_simple",
+        table=f"{_DEBLURGAN}.convert:fpn_inception_table",
+        example=(1, 256, 256, 3),
+        network="generator",
+        doc="the same without convolutions on the way down the pyramid",
+    ),
+    "deblurgan_v2/resnet9": ModelEntry(
+        build=f"{_DEBLURGAN}.model:build_resnet9",
+        table=f"{_DEBLURGAN}.convert:resnet9_table",
+        example=(1, 256, 256, 3),
+        network="generator",
+        doc="generator of the first DeblurGAN; blurred RGB in [-1, 1] -> sharp",
+    ),
+    "deblurgan_v2/plain_residual": ModelEntry(
+        build=f"{_DEBLURGAN}.model:build_plain_residual",
+        table=None,
+        example=(1, 256, 256, 3),
+        network="generator",
+        doc="plain residual network, an arm of the study; RGB in [-1, 1] -> sharp",
+    ),
+    "deblurgan_v2/patch_discriminator": ModelEntry(
+        build=f"{_DEBLURGAN}.model:build_discriminator",
+        table=f"{_DEBLURGAN}.convert:discriminator_table",
+        example=(1, 256, 256, 3),
+        network="patch",
+        doc="RGB in [-1, 1] -> map of scores of 70x70 patches",
+    ),
+    "deblurgan_v2/full_discriminator": ModelEntry(
+        build=f"{_DEBLURGAN}.model:build_full_discriminator",
+        table=f"{_DEBLURGAN}.convert:discriminator_table",
+        example=(1, 256, 256, 3),
+        network="full",
+        doc="RGB in [-1, 1] -> map of scores of almost the full image",
     ),
     "u_said/dncnn": ModelEntry(
         build=f"{_U_SAID}.model:build_dncnn",
@@ -181,8 +238,8 @@ def create_model(
     Args:
       name: One of `list_models()`.
       weights: None for fresh parameters from `seed`; a mapping of the published
-        checkpoint's keys to arrays; a ``.safetensors``, ``.npz`` or torch file in the published
-        layout; a folder or file that ``zoo-jax convert`` wrote; a compressed network of
+        checkpoint's keys to arrays, nested or not; a ``.safetensors``, ``.npz`` or torch
+        file in the published layout; a folder or file that ``zoo-jax convert`` wrote; a compressed network of
         either kind; or the working directory of a training run (averaged parameters where
         the run kept them).
       seed: For fresh parameters.
@@ -289,7 +346,9 @@ def load_source(name: str | None, weights: Mapping[str, Any] | PathLike) -> Sour
     Errors as `create_model`.
     """
     if isinstance(weights, Mapping):
-        return Source(weights, True, {}, "the given mapping")
+        from zoo_jax.convert import unnest
+
+        return Source(dict(unnest(weights)), True, {}, "the given mapping")
     path = pathlib.Path(weights).expanduser()
     if not path.exists():
         raise WeightsError(f"{path}: there is no such weights file or folder")

@@ -16,6 +16,7 @@ from zoo_jax.convert.layout import (
     Layout,
     flattened_linear,
 )
+from zoo_jax.convert.nesting import unnest
 from zoo_jax.convert.read import WeightsFile, open_weights, read_weights, write_weights
 from zoo_jax.convert.table import (
     Entry,
@@ -58,5 +59,6 @@ __all__ = [
     "match",
     "open_weights",
     "read_weights",
+    "unnest",
     "write_weights",
 ]

@@ -34,13 +34,17 @@ class Table:
 
     Attributes:
       entries: In the order of the published file, by convention.
-      ignore: Shell-style patterns of published keys that carry no weights.
+      ignore: Shell-style patterns of published keys that the network has no use for.
       strip: Prefixes taken off published keys, e.g. ``"module."`` of data-parallel training.
+      copies: Pairs of prefixes: a key that begins with the first must hold the same as the
+        one that begins with the second. PyTorch stores a layer that two attributes share
+        under both names.
     """
 
     entries: tuple[Entry, ...]
     ignore: tuple[str, ...] = ("*.num_batches_tracked",)
     strip: tuple[str, ...] = ("module.",)
+    copies: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
         for kind in ("source", "target"):
@@ -89,6 +93,7 @@ class Match:
     leaves: dict[str, np.ndarray]  # target -> array, in the template's dtype
     matched: tuple[tuple[str, str], ...]  # (key in the file, target)
     ignored: tuple[str, ...]  # keys that Table.ignore names
+    copies: tuple[str, ...]  # keys that repeat another one
     kept: tuple[str, ...]  # targets whose optional key is absent: the template's own
     unmatched: tuple[str, ...]  # keys that no entry takes
     missing: tuple[str, ...]  # keys that the table needs and the file lacks
@@ -121,6 +126,7 @@ def match(
       template: The network's variables; arrays or `jax.ShapeDtypeStruct`s.
     """
     keys = _stripped(arrays, table.strip)  # name in the table -> key in the file
+    copies, unequal = _take_copies(table.copies, keys, arrays)
     wanted = named_leaves(template)
     leaves, matched, kept, missing, misfits, foreign = {}, [], [], [], [], []
     for entry in table.entries:
@@ -144,7 +150,8 @@ def match(
     return Match(
         leaves,
         tuple(matched),
-        *map(tuple, (ignored, kept, unmatched, missing, misfits, wanted, foreign)),
+        *map(tuple, (ignored, copies, kept, unmatched, missing)),
+        *map(tuple, ([*misfits, *unequal], wanted, foreign)),
     )
 
 
@@ -229,6 +236,35 @@ def _stripped(arrays: Mapping[str, Any], prefixes: Iterable[str]) -> dict[str, s
             )
         out[name] = key
     return out
+
+
+def _take_copies(
+    copies: Iterable[tuple[str, str]], keys: dict[str, str], arrays: Mapping[str, Any]
+) -> tuple[list[str], list[str]]:
+    """Takes copies out of `keys`; names those that are equal, and says which are not.
+
+    A copy whose original is absent stands in for it: safetensors files hold one of the two.
+    """
+    equal, unequal = [], []
+    for name in list(keys):
+        for copy, original in copies:
+            if not name.startswith(copy):
+                continue
+            key, of = keys.pop(name), original + name.removeprefix(copy)
+            if of not in keys:
+                keys[of] = key
+            elif _same_bits(arrays[key], arrays[keys[of]]):
+                equal.append(key)
+            else:
+                unequal.append(f"{key} (is not the copy of {keys[of]} that it must be)")
+            break
+    return equal, unequal
+
+
+def _same_bits(a: Any, b: Any) -> bool:
+    a, b = np.asarray(a), np.asarray(b)
+    same = a.shape == b.shape and a.dtype == b.dtype
+    return same and a.tobytes() == b.tobytes()
 
 
 def _fit(array: Any, layout: Layout, leaf: Any) -> np.ndarray:

@@ -7,25 +7,14 @@ PyTorch sees it, and PyTorch reads with ``weights_only=True``, never without.
 import pathlib
 import pickletools
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import IO, Any
 
 import numpy as np
 
+from zoo_jax.convert.nesting import unnest
 from zoo_jax.convert.read import require_expansion
 from zoo_jax.core.errors import WeightsError
-
-# A training checkpoint holds its weights under one of these. The first that is there and is
-# a dictionary is taken, again and again, until none is left.
-CONTAINERS = (
-    "state_dict",
-    "model_state_dict",
-    "model_state",
-    "model",
-    "g_ema",
-    "params_ema",
-    "params",
-)
 
 # What tensors, parameters and plain containers are pickled with.
 _ALLOWED = frozenset(
@@ -95,7 +84,7 @@ def read(
             " state_dict alone"
         ) from None
     tensors, skipped = {}, []
-    for key, value in _flatten(_unwrap(content)):
+    for key, value in unnest(content):
         if isinstance(value, torch.Tensor):
             tensors[key] = value
         else:
@@ -113,29 +102,6 @@ def read(
     require_expansion(path, sum(t.numel() * t.element_size() for t in tensors.values()))
     widened = tuple(k for k, t in tensors.items() if t.dtype == torch.bfloat16)
     return {k: _to_numpy(torch, t) for k, t in tensors.items()}, tuple(skipped), widened
-
-
-def _unwrap(content: Any) -> Any:
-    while isinstance(content, Mapping):
-        inner = (content.get(key) for key in CONTAINERS)
-        found = next((value for value in inner if isinstance(value, Mapping)), None)
-        if found is None:
-            break
-        content = found
-    return content
-
-
-def _flatten(content: Any) -> Iterator[tuple[str, Any]]:
-    """Leaves of nested dictionaries, each dictionary once (a pickle may hold itself)."""
-    stack, seen = [("", content)], set()
-    while stack:
-        prefix, value = stack.pop()
-        if not isinstance(value, Mapping):
-            yield prefix, value
-        elif id(value) not in seen:
-            seen.add(id(value))
-            dot = f"{prefix}." if prefix else ""
-            stack += [(f"{dot}{k}", v) for k, v in reversed(value.items())]
 
 
 def _require_plain(path: pathlib.Path, key: str, tensor: Any) -> None:

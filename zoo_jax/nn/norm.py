@@ -12,7 +12,7 @@ NormMode = Literal["per_image", "batch", "running"]
 NORM_MODES: tuple[NormMode, ...] = ("per_image", "batch", "running")
 
 # The collection in which a layer leaves, if the caller makes it mutable, what it normalised
-# by: {"mean": ..., "var": ...} at the place of its running statistics.
+# by: "mean" and "var" [b or 1, c] at the place of its running statistics.
 USED_STATISTICS = "used_statistics"
 
 
@@ -52,9 +52,8 @@ class BatchNorm(nn.Module):
             self, x, train=train, per_image=self.mode == "per_image"
         )
         # One multiply-add per element instead of a subtraction, a product and a sum.
-        factor = scale * jax.lax.rsqrt(var + self.epsilon)
-        offset = bias - mean * factor
-        return (x * _spread(factor, x) + _spread(offset, x)).astype(self.dtype)
+        factor = _spread(scale, x) * jax.lax.rsqrt(var + self.epsilon)
+        return (x * factor + (_spread(bias, x) - mean * factor)).astype(self.dtype)
 
 
 class InstanceNorm(nn.Module):
@@ -83,20 +82,20 @@ class InstanceNorm(nn.Module):
         x = x.astype(jnp.float32)
         mean, var = _statistics(self, x, train=train, per_image=True)
         factor = jax.lax.rsqrt(var + self.epsilon)
-        return (x * _spread(factor, x) - _spread(mean * factor, x)).astype(self.dtype)
+        return (x * factor - mean * factor).astype(self.dtype)
 
 
 def _statistics(
     norm: BatchNorm | InstanceNorm, x: Array, *, train: bool, per_image: bool
 ) -> tuple[Array, Array]:
-    """Mean and biased variance to normalise by, [c] or [b, c]; updates the running ones."""
+    """Mean and biased variance to normalise `x` by; updates the running ones."""
     c = x.shape[-1]
     running_mean = norm.variable("batch_stats", "mean", jnp.zeros, (c,), jnp.float32)
     running_var = norm.variable("batch_stats", "var", jnp.ones, (c,), jnp.float32)
     if not train and norm.mode == "running":
-        return running_mean.value, running_var.value
+        return _spread(running_mean.value, x), _spread(running_var.value, x)
     axes = tuple(range(1 if per_image else 0, x.ndim - 1))
-    mean, var = jnp.mean(x, axes), jnp.var(x, axes)
+    mean, var = jnp.mean(x, axes, keepdims=True), jnp.var(x, axes, keepdims=True)
     if norm.is_initializing():
         return mean, var
     if train:
@@ -105,13 +104,13 @@ def _statistics(
         # One value per channel has no unbiased variance; PyTorch refuses it.
         unbiased = var * (n / max(n - 1, 1))
         for running, now in ((running_mean, mean), (running_var, unbiased)):
-            now = jnp.mean(now, 0) if per_image else now
+            now = jnp.mean(now.reshape(-1, c), 0)
             running.value = old * running.value + (1 - old) * now
     for name, value in (("mean", mean), ("var", var)):
         norm.sow(
             USED_STATISTICS,
             name,
-            value,
+            value.reshape(-1, c),
             init_fn=lambda: None,
             reduce_fn=lambda _, new: new,
         )
@@ -119,6 +118,5 @@ def _statistics(
 
 
 def _spread(values: Array, x: Array) -> Array:
-    """[c] or [b, c] with axes of length 1 in between, to go with `x`."""
-    lead = x.shape[:1] if values.ndim > 1 else ()
-    return values.reshape(*lead, *(1,) * (x.ndim - 1 - len(lead)), x.shape[-1])
+    """[c] with axes of length 1 before it, to go with `x`."""
+    return values.reshape((1,) * (x.ndim - 1) + values.shape)
