@@ -4,6 +4,7 @@ VENV    ?= .venv
 EXTRAS  ?= samples,export,dev
 METHOD  ?= all
 PYTEST  ?=
+JOBS    ?= 2
 export PYTHON
 
 BIN     := $(VENV)/bin
@@ -21,6 +22,7 @@ help:
 	@echo "make setup                       only make or update $(VENV)"
 	@echo "make clean                       remove $(VENV), caches, runs/tour and report"
 	@echo "Variables: EXTRAS=$(EXTRAS)  VENV=$(VENV)  PYTHON=(python3, 3.11 or newer)"
+	@echo "           JOBS=$(JOBS) (processes of the tests; 0 for one with live output)"
 
 run: $(STAMP)
 	@$(BIN)/python -m experiments.tour --method=$(METHOD)
@@ -28,7 +30,7 @@ run: $(STAMP)
 # pytest comes last: its closing line is what a CI reads.
 test: lint
 	@$(BIN)/python -m pytest -q --doctest-modules zoo_jax experiments/_report tests/conftest.py
-	@$(BIN)/python -m pytest -m "not slow and not network and not gpu" $(PYTEST)
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not slow and not network and not gpu" $(PYTEST)
 
 lint: $(STAMP)
 	@$(BIN)/ruff check --quiet .
