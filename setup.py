@@ -54,6 +54,7 @@ EXTRAS_REQUIRE = {
     # What the tests and the checks before a commit need.
     "dev": [
         "pytest>=8",
+        "pytest-xdist>=3.6",  # the tests on two cores
         "pytest-timeout>=2.3",  # a hang is a failure with a stack, not a stuck CI
         "ml_dtypes>=0.4",  # bfloat16 arrays in the tests of weight files
         "scipy>=1.13",  # independent computations to compare with
