@@ -25,9 +25,9 @@ MAX_PIXELS = 8192 * 4320  # of one frame: a decoder holds up to 16 of them
 # What is sniffed for. Left out on purpose: play lists and others that open further files.
 _FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg"
 _UNSPECIFIED, _BT709, _BT601 = 2, 1, 5  # colour matrices, as FFmpeg numbers them
-# The fast path of the scaler repeats chroma samples.
-_SCALER = Interpolation.BICUBIC | Interpolation.ACCURATE_RND
-_SCALER |= Interpolation.FULL_CHR_H_INT
+# The fast path of the scaler repeats chroma samples and loses 9 dB there and back.
+SCALER = Interpolation.BICUBIC | Interpolation.ACCURATE_RND
+SCALER |= Interpolation.FULL_CHR_H_INT
 
 
 class VideoInfo(NamedTuple):
@@ -178,7 +178,7 @@ class VideoReader:
             try:
                 frames = packet.decode()
             except av.FFmpegError as error:
-                self._damage(f"a packet that cannot be decoded ({_reason(error)})")
+                self._damage(f"a packet that cannot be decoded ({explain(error)})")
                 continue
             for frame in frames:
                 made = self._make(frame)
@@ -193,7 +193,7 @@ class VideoReader:
                 yield from self.container.demux(streams)
                 return
             except av.FFmpegError as error:  # the next turn goes on behind it
-                self._damage(f"unreadable data ({_reason(error)}): cut off or damaged")
+                self._damage(f"unreadable data ({explain(error)}): cut off or damaged")
 
     def _make(self, frame: av.VideoFrame) -> Frame | None:
         shape = (frame.height, frame.width)
@@ -217,7 +217,7 @@ class VideoReader:
             return None
         self._last = time
         rgb = self._scaler.reformat(
-            frame, format="rgb24", src_colorspace=self._colour[0], interpolation=_SCALER
+            frame, format="rgb24", src_colorspace=self._colour[0], interpolation=SCALER
         )
         duration = (frame.duration or 0) * frame.time_base
         return Frame(self._turn.apply(rgb.to_ndarray()), time, Fraction(duration))
@@ -349,13 +349,14 @@ def _open(path: pathlib.Path) -> av.container.InputContainer:
         )
     except av.FFmpegError as error:
         raise MediaError(
-            f"{path}: not a video that can be opened: {_reason(error)}"
+            f"{path}: not a video that can be opened: {explain(error)}"
         ) from None
     except OSError as error:
         raise MediaError(f"{path}: cannot be read: {error.strerror}") from None
 
 
-def _reason(error: av.FFmpegError) -> str:
+def explain(error: av.FFmpegError) -> str:
+    """What FFmpeg says of an error, in lower case."""
     return (error.strerror or str(error)).lower()
 
 
