@@ -61,12 +61,17 @@ class ArraySource:
 
 
 SOURCES: dict[str, str] = {
+    "blurred_photos": "zoo_jax.data.blurred:BlurredPhotos",
+    "blurred_sample_clips": "zoo_jax.data.blurred:blurred_sample_clips",
+    "blurred_video": "zoo_jax.data.blurred:BlurredVideo",
     "cifar10": "zoo_jax.data.tfds:cifar10",
     "digits": "zoo_jax.data.samples:digits",
     "image_folder": "zoo_jax.data.folder:ImageFolder",
+    "joined": "zoo_jax.data.pairs:JoinedSources",
     "mnist": "zoo_jax.data.tfds:mnist",
     "mnist_5k": "zoo_jax.data.samples:mnist_5k",
     "noisy_images": "zoo_jax.data.degrade:NoisyImages",
+    "paired_folder": "zoo_jax.data.pairs:PairedFolder",
     "photo_folder": "zoo_jax.data.photos:PhotoFolder",
     "sample_photos": "zoo_jax.data.photos:SamplePhotos",
     "segmented_photos": "zoo_jax.data.photos:SegmentedPhotos",
