@@ -17,7 +17,7 @@ from zoo_jax.data.source import Source, open_source
 
 Item = TypeVar("Item")
 
-# In hundredths. Source: sheet of the released code of arXiv 1908.03826, whose bounds are 0.9.
+# Source: the configuration of the released code of arXiv 1908.03826: [0, 0.9) and [0.9, 1).
 _BUCKETS = {"train": range(90), "valid": range(90, 100)}
 
 
