@@ -5,7 +5,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from zoo_jax.metrics.image import luma, psnr, ssim_gaussian, ssim_uniform
+from zoo_jax.metrics.complex_wavelet import complex_wavelet_ssim
+from zoo_jax.metrics.image import (
+    SSIM_VARIANTS,
+    luma,
+    psnr,
+    sharpness_ratio,
+    ssim,
+    ssim_gaussian,
+    ssim_uniform,
+)
 
 KINDS = ("noise", "blur", "shift", "near")
 
@@ -82,3 +91,43 @@ def test_images_smaller_than_the_window_are_refused(f, size):
     x = jnp.zeros((1, size, size - 1, 3))
     with pytest.raises(ValueError, match=f"{size}x{size} pixels or more, got {size}x"):
         f(x, x)
+
+
+def test_every_variant_of_ssim_has_its_name(golden):
+    image, clean = unit(golden["blur/image"]), unit(golden["clean"])
+    named = {
+        "skimage_uniform7": float(golden["blur/ssim_rgb_skimage_uniform7"]),
+        "gauss11_valid": float(golden["blur/ssim_rgb_gaussian_valid"]),
+        "cw": float(complex_wavelet_ssim(image, clean)[0]),
+    }
+    assert set(named) == set(SSIM_VARIANTS)
+    for variant, expected in named.items():
+        got = ssim(image, clean, variant=variant)
+        assert float(got[0]) == pytest.approx(expected, abs=5e-5)
+        scaled = ssim(255 * image, 255 * clean, variant=variant, data_range=255.0)
+        assert float(scaled[0]) == pytest.approx(expected, abs=5e-5)
+    with pytest.raises(
+        ValueError, match="'matlab': choose from skimage_uniform7, gauss"
+    ):
+        ssim(image, clean, variant="matlab")
+
+
+def test_sharpness_is_the_ratio_of_squared_differences_of_neighbours():
+    rng = np.random.default_rng(5)
+    image, truth = rng.random((2, 2, 6, 9, 3))
+
+    def energy(x):
+        h, w = x.shape[:2]
+        down = sum(((x[i + 1] - x[i]) ** 2).sum() for i in range(h - 1))
+        return down + sum(((x[:, i + 1] - x[:, i]) ** 2).sum() for i in range(w - 1))
+
+    expected = [energy(a) / energy(b) for a, b in zip(image, truth, strict=True)]
+    got = sharpness_ratio(jnp.asarray(image), jnp.asarray(truth))
+    np.testing.assert_allclose(got, expected, rtol=1e-5)
+
+
+def test_blur_lowers_sharpness_and_noise_raises_it(golden):
+    clean = unit(golden["clean"])
+    np.testing.assert_allclose(sharpness_ratio(clean, clean), 1)
+    assert float(sharpness_ratio(unit(golden["blur/image"]), clean)[0]) < 0.7
+    assert float(sharpness_ratio(unit(golden["noise/image"]), clean)[0]) > 1.1
