@@ -1,5 +1,6 @@
 """Depthwise convolution: each channel has its own kernel."""
 
+import functools
 from typing import Literal
 
 import flax.linen as nn
@@ -8,7 +9,9 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-Form = Literal["shifted", "grouped"]
+from zoo_jax.nn.forms import by_backend
+
+Form = Literal["shifted", "autodiff", "grouped"]
 
 
 def depthwise_conv(
@@ -29,22 +32,37 @@ def depthwise_conv(
       kernel: One m x n kernel for each channel, in the layout of a grouped convolution.
       stride: The same in both directions.
       padding: Zeros on all four sides.
-      form: ``"shifted"`` or ``"grouped"``; None chooses by the backend when traced.
+      form: ``"shifted"``, ``"grouped"``, or ``"autodiff"``: the shifts without the gradient that
+        is written for them, two to three times slower in the backward pass, but with forward-mode
+        derivatives (`jax.jvp`, `jax.hessian`). Gradients of gradients work with all three.
+        None chooses by the backend when traced; see `zoo_jax.nn.forms`.
     """
-    if form is None:
-        form = "shifted" if jax.default_backend() == "cpu" else "grouped"
-    if form == "grouped":
-        return jax.lax.conv_general_dilated(
-            x,
-            kernel,
-            (stride, stride),
-            [(padding, padding)] * 2,
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-            feature_group_count=x.shape[-1],
-        )
+    run = {"shifted": _shifted, "autodiff": _shift, "grouped": _grouped}
+    if form is not None:
+        return run[form](x, kernel, stride, padding)
+    return by_backend(
+        x,
+        kernel,
+        cpu=lambda x, k: _shifted(x, k, stride, padding),
+        native=lambda x, k: _grouped(x, k, stride, padding),
+    )
+
+
+def _grouped(x: Array, kernel: Array, stride: int, padding: int) -> Array:
+    return jax.lax.conv_general_dilated(
+        x,
+        kernel,
+        (stride, stride),
+        [(padding, padding)] * 2,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=x.shape[-1],
+    )
+
+
+def _shift(x: Array, kernel: Array, stride: int, padding: int) -> Array:
     b, h, w, c = x.shape
     rows, columns = kernel.shape[:2]
-    padded = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+    padded = _pad(x, padding)
     # Otherwise every shift would pad again for itself.
     padded = jax.lax.optimization_barrier(padded)
     out_h = (h + 2 * padding - rows) // stride + 1
@@ -56,6 +74,80 @@ def depthwise_conv(
             window = jax.lax.slice(padded, (0, i, j, 0), last, (1, stride, stride, 1))
             out += window * kernel[i, j].reshape(1, 1, 1, c)
     return out
+
+
+def _pad(x: Array, padding: int) -> Array:
+    return jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _shifted(x: Array, kernel: Array, stride: int, padding: int) -> Array:
+    """`_shift` with a gradient that passes over the maps once."""
+    return _shift(x, kernel, stride, padding)
+
+
+def _shifted_fwd(x, kernel, stride, padding):
+    return _shift(x, kernel, stride, padding), (x, kernel)
+
+
+def _shifted_bwd(stride, padding, residuals, dy):
+    x, kernel = residuals
+    return _input_gradient(x, kernel, dy, stride, padding), _kernel_gradient(
+        x, kernel, dy, stride, padding
+    )
+
+
+_shifted.defvjp(_shifted_fwd, _shifted_bwd)
+
+
+def _input_gradient(x, kernel, dy, stride, padding):
+    """The shifts of `dy`, with zeros between its pixels where there was a stride."""
+
+    def edges(size: int, taps: int, out: int) -> tuple[int, int, int]:
+        before = taps - 1 - padding
+        unused = size + 2 * padding - taps - (out - 1) * stride  # by no window
+        return before, before + unused, stride - 1
+
+    rows, columns = kernel.shape[:2]
+    spread = jax.lax.pad(
+        dy,
+        jnp.zeros((), dy.dtype),
+        (
+            (0, 0, 0),
+            edges(x.shape[1], rows, dy.shape[1]),
+            edges(x.shape[2], columns, dy.shape[2]),
+            (0, 0, 0),
+        ),
+    )
+    return _shift(spread, kernel[::-1, ::-1], 1, 0)
+
+
+def _kernel_gradient(x, kernel, dy, stride, padding):
+    """One pass over the rows of `dy`: products add up in as many rows as there are weights.
+
+    Autodiff would pass over both maps once for every weight.
+    """
+    b, out_h, out_w, c = dy.shape
+    rows, columns = kernel.shape[:2]
+    wide = jnp.promote_types(dy.dtype, jnp.float32)  # many terms: not in bfloat16
+    padded = _pad(x, padding)
+
+    def add_row(sums, row):
+        start = (0, row * stride, 0, 0)
+        windows = jax.lax.dynamic_slice(padded, start, (b, rows, padded.shape[2], c))
+        line = jax.lax.dynamic_slice(dy, (0, row, 0, 0), (b, 1, out_w, c)).astype(wide)
+        last = (out_w - 1) * stride + 1
+        products = [
+            windows[:, i : i + 1, j : j + last : stride] * line
+            for i in range(rows)
+            for j in range(columns)
+        ]
+        return [s + p for s, p in zip(sums, products, strict=True)], None
+
+    zeros = [jnp.zeros((b, 1, out_w, c), wide)] * (rows * columns)
+    sums, _ = jax.lax.scan(add_row, zeros, jnp.arange(out_h))
+    gradient = jnp.stack([jnp.sum(s, (0, 1, 2)) for s in sums])
+    return gradient.reshape(kernel.shape).astype(kernel.dtype)
 
 
 class DepthwiseConv(nn.Module):
