@@ -3,14 +3,13 @@
 The golden files hold outputs only: weights and inputs follow from ``rule.py``.
 """
 
-import importlib.util
-import json
 import zipfile
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from golden import Golden
 
 import zoo_jax
 from zoo_jax.convert import apply, invert, read_weights
@@ -33,52 +32,6 @@ from zoo_jax.methods.u_said.task import restore
 from zoo_jax.metrics.image import psnr, ssim_uniform
 
 PUBLISHED = {"dncnn": "DnCNN", "ssaid": "SSAID", "usaid": "USAID"}
-
-
-class Golden:
-    """One golden file with the weights and inputs that belong to it."""
-
-    def __init__(self, rule, path):
-        self.rule, self.stored = rule, np.load(path)
-        self.meta = json.loads(str(self.stored["meta"]))
-        seed = self.meta["seed"]
-        self.weights = rule.weights(self.meta["manifest"], seed, self.meta["gain"])
-        self.inputs = {
-            name: jnp.asarray(getattr(rule, kind)(shape, seed, **options))
-            .transpose(0, 2, 3, 1)
-            .astype(jnp.float32)
-            for name, (kind, shape, options) in self.meta["inputs"].items()
-        }
-
-    def compare(self, outputs):
-        """All outputs of the file, and no others, within the tolerance that it states."""
-        assert set(outputs) == set(self.meta["outputs"])
-        for name, value in outputs.items():
-            value, how = np.asarray(value), self.meta["outputs"][name]
-            if value.ndim == 4:
-                value = value.transpose(0, 3, 1, 2)
-            assert value.shape == tuple(how["shape"]), name
-            got = value.reshape(-1)
-            if how["stored"] != "full":
-                got = self.rule.sample(value, int(how["stored"].split(":")[1]))
-            error = np.abs(got - self.stored[f"out/{name}"].reshape(-1)).max()
-            # Set in the file: ten times what the reference itself loses in float32.
-            assert error <= how["atol"], (name, error)
-
-
-@pytest.fixture(scope="module")
-def rule(root):
-    path = root / "tests" / "fixtures" / "golden" / "rule.py"
-    spec = importlib.util.spec_from_file_location("golden_rule", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module")
-def golden(rule, root):
-    folder = root / "tests" / "fixtures" / "golden"
-    return lambda name: Golden(rule, folder / f"{name}.npz")
 
 
 @pytest.fixture(autouse=True)
@@ -108,8 +61,8 @@ def run_train(module, variables, x):
     return y, {"params": variables["params"], **state}
 
 
-def test_denoiser_agrees_in_both_modes_and_in_its_running_statistics(golden):
-    file, module = golden("u_said_dncnn"), build_dncnn()
+def test_denoiser_agrees_in_both_modes_and_in_its_running_statistics():
+    file, module = Golden("u_said_dncnn.npz"), build_dncnn()
     variables = apply(dncnn_table(), file.weights, template(module))
     noisy = file.inputs["clean"] + file.inputs["noise"]
     residual, inner = run(module, variables, noisy)
@@ -130,8 +83,8 @@ def test_denoiser_agrees_in_both_modes_and_in_its_running_statistics(golden):
     assert count_parameters(variables["params"]) == file.meta["parameters"] == 669_312
 
 
-def test_ancestor_agrees_layer_by_layer(golden):
-    file, module = golden("u_said_ancestor_denoiser"), build_multiscale_denoiser()
+def test_ancestor_agrees_layer_by_layer():
+    file, module = Golden("u_said_ancestor_denoiser.npz"), build_multiscale_denoiser()
     variables = apply(multiscale_denoiser_table(), file.weights, template(module, 44))
     y, inner = run(module, variables, file.inputs["x"])
     same = ("conv0", "upsample_r2", "upsample", "concat_reduction")
@@ -150,8 +103,8 @@ def test_segmentation_network_has_the_published_number_of_parameters():
 
 
 @pytest.mark.slow  # compiles a ResNet-101 forwards and backwards
-def test_segmentation_network_and_its_uncertainty_agree_with_the_published_code(golden):
-    file, module = golden("u_said_fpn_seg"), build_fpn_segmentation()
+def test_segmentation_network_and_its_uncertainty_agree_with_the_published_code():
+    file, module = Golden("u_said_fpn_seg.npz"), build_fpn_segmentation()
     variables = apply(fpn_segmentation_table(), file.weights, template(module))
     x = file.inputs["x"] - jnp.array(RGB_MEAN).reshape(1, 1, 1, 3)
     capture = {"capture_intermediates": True, "mutable": ["intermediates"]}
@@ -183,18 +136,18 @@ def test_segmentation_network_and_its_uncertainty_agree_with_the_published_code(
 
 @pytest.mark.parametrize("name", PUBLISHED)
 @pytest.mark.parametrize("suffix", ["npz", "pth"])
-def test_published_denoisers_agree(rule, shared, name, suffix):
+def test_published_denoisers_agree(shared, name, suffix):
     if suffix == "pth":
         pytest.importorskip("torch")
-    file = Golden(rule, shared("golden", f"u_said_published_{name}.npz"))
+    file = Golden(shared("golden", f"u_said_published_{name}.npz"))
     path = shared("weights", "u_said", f"{PUBLISHED[name]}.{suffix}")
     noisy = file.inputs["clean"] + file.inputs["noise"]
     residual = zoo_jax.create_model("u_said/dncnn", weights=path)(noisy)
     file.compare({"residual": residual, "denoised": jnp.clip(noisy - residual, 0, 1)})
 
 
-def test_missing_and_foreign_keys_are_named_together(golden):
-    weights = {f"module.{k}": v for k, v in golden("u_said_dncnn").weights.items()}
+def test_missing_and_foreign_keys_are_named_together():
+    weights = {f"module.{k}": v for k, v in Golden("u_said_dncnn.npz").weights.items()}
     zoo_jax.create_model("u_said/dncnn", weights=weights)
     weights["module.dncnn.59.weight"] = weights.pop("module.dncnn.56.weight")
     with pytest.raises(WeightsError, match=r"dncnn\.59\.weight.*dncnn\.56\.weight"):

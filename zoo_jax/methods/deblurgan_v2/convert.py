@@ -33,7 +33,7 @@ _MOBILENET_BLOCKS = (
 
 
 def fpn_mobilenet_table(decoder: str = "dense") -> Table:
-    """The layout of the published MobileNet generator: 622 keys, of which 332 are copies.
+    """The layout of the published MobileNet generator: 622 keys, 270 of them copies.
 
     The blocks behind the last map, ``features.16`` to ``18``, are in the file and never run.
 
@@ -85,7 +85,7 @@ def mobilenet_v2_entries(source: str, target: str) -> tuple[Entry, ...]:
 def fpn_inception_table(
     blocks: Sequence[int] = BLOCKS, top_down_convs: bool = True
 ) -> Table:
-    """The layout of the published Inception generators, with 1,034 copies in 2,384 keys.
+    """The layout of the published Inception generators, 2,384 keys, 1,038 of them copies.
 
     ``repeat_2``, ``block8``, ``conv2d_7b`` and ``last_linear`` are in the file and never run.
     """
