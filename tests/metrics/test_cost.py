@@ -36,6 +36,15 @@ def test_grouped_convolutions_count_their_own_inputs_only():
     assert depthwise == 4 * 4 * 6 * 9
 
 
+def test_transposed_convolutions_count_each_input_once_per_kernel_entry():
+    def transposed(x, k):
+        return jax.lax.conv_transpose(x, k, (2, 3), "SAME")
+
+    x, k = spec(2, 4, 6, 5), spec(3, 3, 5, 7)
+    assert jax.eval_shape(transposed, x, k).shape == (2, 8, 18, 7)
+    assert count_macs(transposed, x, k) == 2 * 4 * 6 * 5 * (3 * 3 * 7)
+
+
 def test_calls_and_loops_are_followed():
     def f(x):
         x = jax.jit(lambda x: x @ x)(x)

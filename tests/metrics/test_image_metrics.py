@@ -10,7 +10,6 @@ from zoo_jax.metrics.image import (
     SSIM_VARIANTS,
     luma,
     psnr,
-    sharpness_ratio,
     ssim,
     ssim_gaussian,
     ssim_uniform,
@@ -110,24 +109,3 @@ def test_every_variant_of_ssim_has_its_name(golden):
         ValueError, match="'matlab': choose from skimage_uniform7, gauss"
     ):
         ssim(image, clean, variant="matlab")
-
-
-def test_sharpness_is_the_ratio_of_squared_differences_of_neighbours():
-    rng = np.random.default_rng(5)
-    image, truth = rng.random((2, 2, 6, 9, 3))
-
-    def energy(x):
-        h, w = x.shape[:2]
-        down = sum(((x[i + 1] - x[i]) ** 2).sum() for i in range(h - 1))
-        return down + sum(((x[:, i + 1] - x[:, i]) ** 2).sum() for i in range(w - 1))
-
-    expected = [energy(a) / energy(b) for a, b in zip(image, truth, strict=True)]
-    got = sharpness_ratio(jnp.asarray(image), jnp.asarray(truth))
-    np.testing.assert_allclose(got, expected, rtol=1e-5)
-
-
-def test_blur_lowers_sharpness_and_noise_raises_it(golden):
-    clean = unit(golden["clean"])
-    np.testing.assert_allclose(sharpness_ratio(clean, clean), 1)
-    assert float(sharpness_ratio(unit(golden["blur/image"]), clean)[0]) < 0.7
-    assert float(sharpness_ratio(unit(golden["noise/image"]), clean)[0]) > 1.1

@@ -13,7 +13,8 @@ def count_macs(f: Callable[..., Any], *args: Any) -> int:
 
     Nothing is computed: `f` is traced on shapes. Loops count as often as they run if their
     length is static (`jax.lax.scan`); of a branch the dearest side counts. Taps that fall on
-    padding count, as is usual.
+    padding count, as is usual, but not those between the inputs of a transposed convolution.
+    What is computed counts: a convolution written as sums of shifted products is none.
 
     Args:
       f: A pure function, e.g. ``lambda x: module.apply(variables, x)``.
@@ -47,7 +48,8 @@ def _equation(eqn: core.JaxprEqn) -> int:
         kernel = eqn.invars[1].aval.shape
         # Of the kernel's axes only the output features are not summed over.
         outputs = kernel[eqn.params["dimension_numbers"].rhs_spec[0]]
-        return math.prod(kernel) // outputs * math.prod(eqn.outvars[0].aval.shape)
+        taps = math.prod(kernel) // outputs * math.prod(eqn.outvars[0].aval.shape)
+        return taps // math.prod(eqn.params["lhs_dilation"])
     inner = [_count(jaxpr) for jaxpr in _inner(eqn)]
     if name == "scan":
         return eqn.params["length"] * sum(inner)
