@@ -45,6 +45,9 @@ class ModelEntry:
     )  # "module:function" -> Table; its arguments are fields of the module
     example: tuple[int, ...]  # input shape, NHWC or NTHWC, batch 1
     network: str = "network"  # its name among the networks of a training checkpoint
+    restorer: str | None = (
+        None  # "module:function": module -> Restoring; see zoo_jax.restorer
+    )
     doc: str  # one line
 
 
@@ -95,6 +98,7 @@ MODELS: dict[str, ModelEntry] = {
         table=f"{_DEBLURGAN}.convert:fpn_mobilenet_table",
         example=(1, 256, 256, 3),
         network="generator",
+        restorer=f"{_DEBLURGAN}.restorer:generator_restoring",
         doc="pyramid on MobileNet-v2; blurred RGB in [-1, 1] -> sharp",
     ),
     "deblurgan_v2/fpn_mobilenet_dsc": ModelEntry(
@@ -102,6 +106,7 @@ MODELS: dict[str, ModelEntry] = {
         table=None,
         example=(1, 256, 256, 3),
         network="generator",
+        restorer=f"{_DEBLURGAN}.restorer:generator_restoring",
         doc="the same with a depthwise-separable decoder",
     ),
     "deblurgan_v2/fpn_inception": ModelEntry(
@@ -109,6 +114,7 @@ MODELS: dict[str, ModelEntry] = {
         table=f"{_DEBLURGAN}.convert:fpn_inception_table",
         example=(1, 256, 256, 3),
         network="generator",
+        restorer=f"{_DEBLURGAN}.restorer:generator_restoring",
         doc="pyramid on Inception-ResNet-v2; blurred RGB in [-1, 1] -> sharp",
     ),
     "deblurgan_v2/fpn_inception_simple": ModelEntry(
@@ -116,6 +122,7 @@ MODELS: dict[str, ModelEntry] = {
         table=f"{_DEBLURGAN}.convert:fpn_inception_table",
         example=(1, 256, 256, 3),
         network="generator",
+        restorer=f"{_DEBLURGAN}.restorer:generator_restoring",
         doc="the same without convolutions on the way down the pyramid",
     ),
     "deblurgan_v2/resnet9": ModelEntry(
@@ -123,6 +130,7 @@ MODELS: dict[str, ModelEntry] = {
         table=f"{_DEBLURGAN}.convert:resnet9_table",
         example=(1, 256, 256, 3),
         network="generator",
+        restorer=f"{_DEBLURGAN}.restorer:generator_restoring",
         doc="generator of the first DeblurGAN; blurred RGB in [-1, 1] -> sharp",
     ),
     "deblurgan_v2/plain_residual": ModelEntry(
@@ -130,6 +138,7 @@ MODELS: dict[str, ModelEntry] = {
         table=None,
         example=(1, 256, 256, 3),
         network="generator",
+        restorer=f"{_DEBLURGAN}.restorer:generator_restoring",
         doc="plain residual network, an arm of the study; RGB in [-1, 1] -> sharp",
     ),
     "deblurgan_v2/patch_discriminator": ModelEntry(
@@ -151,6 +160,7 @@ MODELS: dict[str, ModelEntry] = {
         table=f"{_U_SAID}.convert:dncnn_table",
         example=(1, 48, 48, 3),
         network="denoiser",
+        restorer=f"{_U_SAID}.restorer:dncnn_restoring",
         doc="blind colour denoiser; RGB in [0, 1] -> the noise in it",
     ),
     "u_said/fpn_segmentation": ModelEntry(
@@ -280,7 +290,7 @@ def build_module(
     name: str, *, dtype: DTypeLike = jnp.float32, **overrides: Any
 ) -> "nn.Module":
     """The linen module of a model, without variables. Raises `ConfigError`."""
-    build = _import(get_entry(name).build)
+    build = import_object(get_entry(name).build)
     allowed = _arguments(build)
     for key in overrides:
         if key not in allowed:
@@ -313,7 +323,7 @@ def model_table(name: str, module: "nn.Module") -> "Table":
         raise WeightsError(
             f"{name} has no published layout; give a folder that zoo-jax wrote"
         )
-    make = _import(path)
+    make = import_object(path)
     fields = (p for p in inspect.signature(make).parameters if hasattr(module, p))
     return make(**{field: getattr(module, field) for field in fields})
 
@@ -507,7 +517,8 @@ def _plain(overrides: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _import(path: str) -> Callable:
+def import_object(path: str) -> Callable:
+    """The function of a registry entry, from ``"module:function"``."""
     module, _, function = path.partition(":")
     return getattr(importlib.import_module(module), function)
 
