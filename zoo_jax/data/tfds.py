@@ -3,7 +3,7 @@
 import importlib
 import pathlib
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,10 +30,11 @@ def prepare_dataset(
     A set that is prepared already is left as it is.
 
     Args:
-      name: ``"cifar10"`` or ``"mnist"``.
-      source_dir: The folder of the official files; default ``$ZOO_DATA/<name>``.
+      name: A key of `BUILDERS`: ``"cifar10"``, ``"gopro/linear"``, ...
+      source_dir: The folder of the official files; default ``$ZOO_DATA/<name>``, of which
+        only what stands before the ``/``.
       data_dir: Where the prepared files go; default ``$ZOO_DATA/tfds``.
-      counts: Split -> number of examples; default: the documented numbers.
+      counts: Split -> number of examples (NFS: of sequences); default: the documented ones.
 
     Returns:
       Split -> number of examples.
@@ -47,10 +48,12 @@ def prepare_dataset(
     module, _, attribute = BUILDERS[name].partition(":")
     builder_class = getattr(importlib.import_module(module), attribute)
     data_dir = _data_dir(data_dir)
+    name, _, config = name.partition("/")
     try:
         builder = builder_class(
-            source_dir=pathlib.Path(source_dir or data_root() / name),
+            source_dir=pathlib.Path(source_dir or data_root() / name).expanduser(),
             counts=counts,
+            config=config or None,
             data_dir=data_dir,
             file_format="array_record",
         )
@@ -82,6 +85,51 @@ class TfdsSource:
         return {"image": example["image"], "label": np.int32(example["label"])}
 
 
+def open_prepared(
+    name: str,
+    split: str,
+    data_dir: PathLike | None,
+    *,
+    encoded: Sequence[str] = (),
+) -> tuple[Any, Sequence[Mapping[str, Any]]]:
+    """Opens what `prepare_dataset` has written.
+
+    Args:
+      name: A key of `BUILDERS`.
+      split: A split of TFDS, whole or a part.
+      data_dir: As in `tfds_source`.
+      encoded: Entries that stay the bytes of their files.
+
+    Returns:
+      The TFDS builder, and the records of the split.
+
+    Raises:
+      DataError: if the set is not prepared; the message has the command.
+      ConfigError: if there is no such split.
+    """
+    import tensorflow_datasets as tfds
+
+    folder = _data_dir(data_dir) / name / _VERSION
+    if not (folder / "dataset_info.json").is_file():
+        raise DataError(
+            f"{name} is not prepared in {folder}: run python -m experiments.prepare_data "
+            f"--dataset={name} (layouts: docs/data.md)"
+        )
+    builder = tfds.builder_from_directory(folder)
+    try:
+        records = builder.as_data_source(
+            split=split,
+            decoders={key: tfds.decode.SkipDecoding() for key in encoded} or None,
+        )
+        len(records)  # only this looks whether a part of a split is one
+    except (ValueError, AssertionError) as e:
+        raise ConfigError(
+            f"{name} has no split {split!r}: choose from {sorted(builder.info.splits)} "
+            f"or a part such as 'train[:90%]' ({_first_line(e)})"
+        ) from None
+    return builder, records
+
+
 def tfds_source(
     name: str,
     split: str,
@@ -104,23 +152,8 @@ def tfds_source(
       DataError: if the set is not prepared; the message has the command.
       ConfigError: if there is no such split.
     """
-    import tensorflow_datasets as tfds
-
-    folder = _data_dir(data_dir) / name / _VERSION
-    if not (folder / "dataset_info.json").is_file():
-        raise DataError(
-            f"{name} is not prepared in {folder}: run python -m experiments.prepare_data "
-            f"--dataset={name} (layouts: docs/data.md)"
-        )
-    builder = tfds.builder_from_directory(folder)
-    try:
-        records = builder.as_data_source(split=split)
-        count = len(records)
-    except (ValueError, AssertionError) as e:
-        raise ConfigError(
-            f"{name} has no split {split!r}: choose from {sorted(builder.info.splits)} "
-            f"or a part such as 'train[:90%]' ({_first_line(e)})"
-        ) from None
+    builder, records = open_prepared(name, split, data_dir)
+    count = len(records)
     source = TfdsSource(
         records,
         num_classes=builder.info.features["label"].num_classes,

@@ -1,0 +1,1 @@
+"""DVD, the pairs of deep video deblurring, from its folders of frames."""

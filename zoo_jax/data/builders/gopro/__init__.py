@@ -1,0 +1,1 @@
+"""GoPro from the folders of GOPRO_Large."""

@@ -1,0 +1,1 @@
+"""The camera-shake benchmark of Koehler and others from its pictures."""

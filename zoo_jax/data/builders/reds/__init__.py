@@ -1,0 +1,1 @@
+"""REDS from its folders of frames."""
