@@ -15,7 +15,7 @@ from zoo_jax.core.tree import named_leaves
 from zoo_jax.optim.build import build_optimizer
 from zoo_jax.optim.codebook import share_cluster_updates
 from zoo_jax.optim.kmeans import kmeans_regularization
-from zoo_jax.optim.masks import freeze
+from zoo_jax.optim.masks import freeze, thaw
 
 FILTERS = {"conv/kernel": dict(num_clusters=3, samples="filter")}
 ROWS = {"conv/kernel": dict(num_clusters=5, core=0.25)}
@@ -37,6 +37,7 @@ TRANSFORMS = {
     "share_mean": lambda: share_cluster_updates(TIED, reduce="mean"),
     "share_first": lambda: share_cluster_updates(TIED, reduce="first"),
     "freeze": lambda: freeze("conv/*"),
+    "thaw": lambda: thaw(optax.adam(0.1), "conv/*", at=2),
     "sgd": lambda lr=0.1: build_optimizer({**SGD, "lr": float(lr)}, total_steps=9),
     "adamw": lambda lr=0.1: build_optimizer({**ADAM, "lr": float(lr)}, total_steps=9),
 }

@@ -215,3 +215,41 @@ def test_an_empty_section_is_without_the_link():
     plain = step_of(dict(name="adam", lr=0.1))
     same = step_of(dict(name="adam", lr=0.1, kmeans={}, share_updates=None))
     np.testing.assert_array_equal(plain["kernel"], same["kernel"])
+
+
+def test_thaw_wraps_all_links_and_leaves_the_schedule_what_remains():
+    rates = dict(name="linear", hold=0.5)
+    section = dict(name="sgd", lr=1.0, weight_decay=0.1, schedule=rates)
+    thawed = dict(section, thaw=dict(layers=["dense/bias"], at=0.2))
+    params = {"dense": {"kernel": jnp.asarray(W), "bias": jnp.asarray(B)}}
+    grads = jax.tree.map(jnp.cos, params)
+    tx, plain = (
+        build_optimizer(s, total_steps=n) for s, n in ((thawed, 10), (section, 8))
+    )
+    state, fresh = tx.init(params), plain.init(params)
+    for step in range(10):
+        updates, state = tx.update(grads, state, params)
+        if step < 2:
+            assert not np.any(updates["dense"]["bias"])
+            continue
+        expected, fresh = plain.update(grads, fresh, params)
+        for name in ("kernel", "bias"):
+            np.testing.assert_allclose(
+                updates["dense"][name], expected["dense"][name], atol=1e-6
+            )
+
+
+@pytest.mark.parametrize(
+    ("thaw", "message"),
+    [
+        (dict(layers=["*"]), "optim.thaw lacks 'at'"),
+        (dict(layers=["*"], at=10), r"optim\.thaw\.at is step 10 of 10"),
+        (dict(layers=["*"], at=0.0), r"optim\.thaw\.at is step 0 of 10"),
+        (dict(layers=["*"], at="3"), r"optim\.thaw\.at must be a number, got '3'"),
+        (dict(layers=["*"], at=3, when=4), r"unknown key optim\.thaw\.when"),
+    ],
+)
+def test_thaw_sections_that_do_not_fit(thaw, message):
+    section = dict(name="sgd", lr=0.1, thaw=thaw)
+    with pytest.raises(ConfigError, match=message):
+        build_optimizer(section, total_steps=10)

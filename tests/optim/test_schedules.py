@@ -44,6 +44,33 @@ def test_linear_holds_then_falls():
     np.testing.assert_allclose(got, [2, 2, 2, 1.1, 0.2, 0.2], rtol=1e-6)
 
 
+def test_both_linear_decays_of_deblurgan_v2_at_their_epochs():
+    """200 epochs of 10 steps, 50 held, from 1e-4 to 1e-7."""
+    base, low, epochs, held, each = 1e-4, 1e-7, 200, 50, 10
+    common = dict(hold=held * each, end=low / base)
+    expected = {
+        "linear": lambda e: base - (base - low) * max(e - held, 0) / (epochs - held),
+        "linear_by_run": lambda e: base - (base - low) / epochs * max(e - held, 0),
+    }
+    at = [0, 49, 50, 199]
+    for name, rate in expected.items():
+        extra = dict(every=each) if name == "linear_by_run" else {}
+        section = dict(name=name, **common, **extra)
+        got = values(section, [e * each for e in at], epochs * each, base)
+        np.testing.assert_allclose(got, [rate(e) for e in at], rtol=1e-5)
+        if extra:  # one value for all steps of an epoch
+            last = values(section, [e * each + 9 for e in at], epochs * each, base)
+            np.testing.assert_array_equal(last, got)
+    np.testing.assert_allclose(got[-1], 0.2557e-4, rtol=1e-3)  # not 1e-7
+    shares = dict(name="linear", hold=0.25, end=1e-3)
+    np.testing.assert_allclose(values(shares, [2000], 2000, base), low, rtol=1e-4)
+
+
+def test_the_slope_may_be_that_of_a_longer_run():
+    section = dict(name="linear_by_run", hold=10, run=400)
+    np.testing.assert_allclose(values(section, [10, 50, 90]), [2, 1.8, 1.6], rtol=1e-6)
+
+
 def test_steps_multiply_at_their_boundaries():
     section = dict(name="step", boundaries=[0.3, 60], factors=[0.2, 0.5])
     got = values(section, [0, 29, 30, 59, 60, 99])

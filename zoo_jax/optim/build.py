@@ -11,8 +11,8 @@ from zoo_jax.core.config import require_keys, to_dict
 from zoo_jax.core.errors import ConfigError, closest
 from zoo_jax.optim.kmeans import kmeans_regularization, share_cluster_updates
 from zoo_jax.optim.layer_spec import make_spec
-from zoo_jax.optim.masks import freeze, mask
-from zoo_jax.optim.schedules import build_schedule
+from zoo_jax.optim.masks import freeze, mask, thaw
+from zoo_jax.optim.schedules import build_schedule, steps_of
 
 _COMMON = {
     "lr": None,
@@ -21,6 +21,7 @@ _COMMON = {
     "weight_decay_mask": None,
     "clip": None,
     "freeze": None,
+    "thaw": None,
     "kmeans": None,
     "share_updates": None,
 }
@@ -39,8 +40,11 @@ def build_optimizer(
     The links, in this order: clip the gradient's global norm to `clip`; for sgd and adam add
     ``weight_decay * w`` to the gradient (coupled, what PyTorch's optimisers of these names do);
     momentum or Adam's moments; for adamw add ``weight_decay * w`` to the result (decoupled);
-    multiply by minus the learning rate; zero the updates of frozen leaves. Two sections of
-    Deep k-Means (arXiv 1806.09228) make any task's networks compressible:
+    multiply by minus the learning rate; zero the updates of frozen leaves. ``thaw`` wraps all of
+    it (`masks.thaw`): leaves that match its `layers` are held until `at`, a step or a share of the
+    run; then everything starts again with fresh moments, and schedules from their beginning. Shares
+    of time in a schedule, and its end, are of the part behind `at`. Two sections of Deep k-Means
+    (arXiv 1806.09228) make any task's networks compressible:
 
     - ``kmeans``, a `kmeans_regularization`: `layers` (see `make_spec`), `strength` and its
       `schedule`, `relaxation`, `refresh_every`, `seed`. With sgd a loss term, the first link of
@@ -51,10 +55,11 @@ def build_optimizer(
 
     Args:
       section: `name` (sgd, adam, adamw) and `lr` are needed. `schedule` is a section for
-        `build_schedule` and multiplies `lr`. `weight_decay_mask` and `freeze` are lists of
-        path patterns (`masks.mask`); without the first everything is decayed. sgd takes
-        `momentum` and `nesterov`, the others `b1`, `b2`, `eps`; defaults are PyTorch's.
-        Empty or None for `kmeans` and `share_updates` is without.
+        `build_schedule` and multiplies `lr`. `weight_decay_mask`, `freeze` and the `layers`
+        of `thaw` are lists of path patterns (`masks.mask`); without the first everything is
+        decayed. sgd takes `momentum` and `nesterov`, the others `b1`, `b2`, `eps`; defaults are
+        PyTorch's.
+        Empty or None for `thaw`, `kmeans` and `share_updates` is without.
       total_steps: Length of the run, for the schedule.
 
     Raises:
@@ -75,6 +80,9 @@ def build_optimizer(
     keys = {**_KEYS[name], **section}
     if keys["lr"] is None:
         raise ConfigError(f"optimiser {name!r} needs lr, e.g. lr=0.001")
+    hold = _thaw(keys, total_steps)
+    if hold:
+        total_steps -= hold["at"]
     rate = _number(keys, "lr")
     if keys["schedule"] is not None:
         rate = build_schedule(rate, keys["schedule"], total_steps=total_steps)
@@ -112,7 +120,23 @@ def build_optimizer(
     if keys["freeze"]:
         links.append(freeze(keys["freeze"]))
     links += share[1:]
-    return optax.with_extra_args_support(optax.chain(*links))
+    tx = optax.chain(*links)
+    if hold:
+        tx = thaw(tx, hold["layers"], at=hold["at"])
+    return optax.with_extra_args_support(tx)
+
+
+def _thaw(keys: Mapping[str, Any], total_steps: int) -> dict[str, Any]:
+    section = _section(keys, "thaw", ("layers", "at"))
+    if not section:
+        return {}
+    at = steps_of(section["at"], total_steps, "at", where="optim.thaw")
+    if not 0 < at < total_steps:
+        raise ConfigError(
+            f"optim.thaw.at is step {at} of {total_steps}: it must lie between the first and "
+            "the last; optim.freeze holds leaves for the whole run"
+        )
+    return {"layers": section["layers"], "at": at}
 
 
 def _kmeans(

@@ -15,6 +15,7 @@ _KEYS: dict[str, dict[str, Any]] = {
     "constant": {"warmup": 0},
     "cosine": {"warmup": 0, "end": 0.0},
     "linear": {"warmup": 0, "hold": 0, "end": 0.0},
+    "linear_by_run": {"warmup": 0, "hold": 0, "end": 0.0, "run": 1.0, "every": 1},
     "step": {"warmup": 0, "boundaries": None, "factors": 0.1},
     "exponential": {"start": 1e-3, "end": 1.0, "steps": 1.0},
 }
@@ -31,6 +32,10 @@ def build_schedule(
     - ``constant``
     - ``cosine``: half a cosine from 1 to `end` (default 0), reached at `total_steps`.
     - ``linear``: 1 for `hold`, then a line to `end`, reached at `total_steps`.
+    - ``linear_by_run``: the same line with a slope for the whole `run` (default `total_steps`)
+      in place of what is left of it after `hold`, so that `end` is never reached; changed only
+      every `every` steps. The released code of DeblurGAN-v2 (arXiv 1908.03826) decays so:
+      with 50 of 200 epochs held, the last one trains with a quarter of the rate.
     - ``step``: after each of `boundaries` the factor is multiplied by the next of `factors`
       (one number serves all of them).
     - ``exponential``: from `start` to `end` with equal ratios over `steps`, then constant;
@@ -71,7 +76,7 @@ def build_schedule(
 
 
 def _warm(keys, total_steps, make):
-    warmup = _steps(keys["warmup"], total_steps, "warmup")
+    warmup = steps_of(keys["warmup"], total_steps, "warmup")
     if warmup >= total_steps and warmup:
         raise ConfigError(
             f"schedule.warmup of {warmup} steps does not fit into {total_steps} steps"
@@ -101,12 +106,29 @@ def _cosine(keys, warmup, total_steps):
 
 def _linear(keys, warmup, total_steps):
     end = _require_number(keys["end"], "schedule.end")
-    hold = max(warmup, _steps(keys["hold"], total_steps, "hold"))
+    hold = max(warmup, steps_of(keys["hold"], total_steps, "hold"))
     if hold >= total_steps:
         raise ConfigError(
             f"schedule.hold of {hold} steps leaves none of {total_steps} to decay"
         )
     return lambda step: 1 + (end - 1) * _line(step, hold, total_steps)
+
+
+def _linear_by_run(keys, warmup, total_steps):
+    end = _require_number(keys["end"], "schedule.end")
+    hold = max(warmup, steps_of(keys["hold"], total_steps, "hold"))
+    run = steps_of(keys["run"], total_steps, "run")
+    every = steps_of(keys["every"], total_steps, "every")
+    if run < 1 or every < 1:
+        raise ConfigError(
+            f"schedule.run and schedule.every need 1 step or more, got {run} and {every}"
+        )
+
+    def factor(step):
+        since = jnp.maximum(step // every * every - hold, 0)
+        return 1 + (end - 1) * jnp.minimum(since / run, 1.0)
+
+    return factor
 
 
 def _step(keys, warmup, total_steps):
@@ -121,7 +143,7 @@ def _step(keys, warmup, total_steps):
         raise ConfigError(
             f"schedule.factors has {len(factors)} entries for {len(boundaries)} boundaries"
         )
-    at = [_steps(b, total_steps, "boundaries") for b in boundaries]
+    at = [steps_of(b, total_steps, "boundaries") for b in boundaries]
     if at != sorted(set(at)):
         raise ConfigError(
             f"schedule.boundaries must rise, got {boundaries} (steps {at})"
@@ -140,7 +162,7 @@ def _step(keys, warmup, total_steps):
 def _exponential(keys, total_steps):
     start = _require_number(keys["start"], "schedule.start")
     end = _require_number(keys["end"], "schedule.end")
-    length = _steps(keys["steps"], total_steps, "steps")
+    length = steps_of(keys["steps"], total_steps, "steps")
     if start <= 0 or end <= 0 or length < 1:
         raise ConfigError(
             "schedule 'exponential' needs start > 0, end > 0 and steps of 1 or more, got "
@@ -153,16 +175,29 @@ _SHAPES = {
     "constant": _constant,
     "cosine": _cosine,
     "linear": _linear,
+    "linear_by_run": _linear_by_run,
     "step": _step,
 }
 
 
-def _steps(length: Any, total_steps: int, key: str) -> int:
-    """Steps of a length that is given in steps or as a share of the run."""
-    _require_number(length, f"schedule.{key}")
+def steps_of(
+    length: Any, total_steps: int, key: str, *, where: str = "schedule"
+) -> int:
+    """Steps of a length that is given in steps or as a share of the run.
+
+    Args:
+      length: A whole number of steps, or a fraction up to 1.0 of `total_steps`.
+      total_steps: Length of the run.
+      key: For the message.
+      where: The section that the key belongs to, for the message.
+
+    Raises:
+      ConfigError: for anything else.
+    """
+    _require_number(length, f"{where}.{key}")
     if length < 0 or (isinstance(length, float) and length > 1):
         raise ConfigError(
-            f"schedule.{key} is a number of steps (whole) or a share of the run (0.0 to "
+            f"{where}.{key} is a number of steps (whole) or a share of the run (0.0 to "
             f"1.0), got {length}"
         )
     return length if isinstance(length, int) else round(length * total_steps)
