@@ -23,8 +23,8 @@ from zoo_jax.data.tfds import prepare_dataset
 COUNTS = {
     "gopro/linear": {"train": 5, "test": 2},
     "gopro/gamma": {"train": 5, "test": 2},
-    "reds/blur": {"train": 4, "val": 2},
-    "reds/blur_comp": {"train": 4, "val": 2},
+    "reds/blur": {"train": 4, "valid": 2},
+    "reds/blur_comp": {"train": 4, "valid": 2},
     "dvd": {"train": 3, "test": 1},
     "koehler": {"test": 2},
     "nfs": {"train": 2},  # sequences
@@ -156,6 +156,8 @@ def test_reds_has_clips_of_either_kind(raw, prepared, compressed):
         for clip, n in places
     ]
     check(source, files, places)
+    section = {"name": "reds", "split": "valid", "data_dir": str(prepared)}
+    assert len(open_source({**section, "compressed": compressed})) == 2
 
 
 def test_reds_is_read_without_the_outer_folders_too(raw, tmp_path):
@@ -163,7 +165,7 @@ def test_reds_is_read_without_the_outer_folders_too(raw, tmp_path):
         shutil.copytree(
             raw / "reds" / "REDS" / split, tmp_path / "raw", dirs_exist_ok=True
         )
-    counts = {"train": 4, "val": 2}
+    counts = {"train": 4, "valid": 2}
     found = prepare_dataset(
         "reds/blur", source_dir=tmp_path / "raw", data_dir=tmp_path / "o", counts=counts
     )
@@ -272,6 +274,13 @@ def test_missing_folders_give_the_layout_in_one_line(tmp_path, name):
     with pytest.raises(DataError, match=r"^no .*expected .*(png|jpg)") as caught:
         prepare_dataset(name, source_dir=tmp_path, data_dir=tmp_path / "out")
     assert "\n" not in str(caught.value)
+
+
+def test_a_set_of_several_forms_asks_which(tmp_path):
+    with pytest.raises(
+        ConfigError, match="'gopro': choose gopro/gamma or gopro/linear"
+    ):
+        prepare_dataset("gopro", source_dir=tmp_path, data_dir=tmp_path)
 
 
 @pytest.fixture

@@ -97,10 +97,10 @@ def reds(
     data_dir: PathLike | None = None,
     every: int = 1,
 ) -> PreparedPairs:
-    """REDS: 24,000 train and 3,000 val pairs. See `PreparedPairs`.
+    """REDS: 24,000 train and 3,000 valid pairs. See `PreparedPairs`.
 
     Args:
-      split: ``"train"``, ``"val"`` or a part.
+      split: ``"train"``, ``"valid"`` or a part.
       compressed: Take the blurred frames that were compressed as video.
       data_dir: See `PreparedPairs`.
       every: See `PreparedPairs`.

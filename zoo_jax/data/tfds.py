@@ -44,7 +44,9 @@ def prepare_dataset(
       DataError: if files are absent or damaged, or the numbers are not as documented.
     """
     if name not in BUILDERS:
-        raise ConfigError(f"unknown data set {name!r}: {closest(name, BUILDERS)}")
+        forms = [key for key in BUILDERS if key.startswith(f"{name}/")]
+        hint = f"choose {' or '.join(forms)}" if forms else closest(name, BUILDERS)
+        raise ConfigError(f"unknown data set {name!r}: {hint}")
     module, _, attribute = BUILDERS[name].partition(":")
     builder_class = getattr(importlib.import_module(module), attribute)
     data_dir = _data_dir(data_dir)

@@ -23,7 +23,7 @@ class Reds(PairedImages, skip_registration=True):
             name="blur_comp", description="Blurred, then compressed as video."
         ),
     ]
-    COUNTS: ClassVar = {"train": 24_000, "val": 3_000}
+    COUNTS: ClassVar = {"train": 24_000, "valid": 3_000}
     HOMEPAGE = "https://seungjunnah.github.io/Datasets/reds"
     CITATION = (
         "S. Nah and others. NTIRE 2019 challenge on video deblurring and super-resolution: "
@@ -32,6 +32,7 @@ class Reds(PairedImages, skip_registration=True):
 
     def find(self, split: str) -> Sequence[FramePair]:
         """The pairs of all clips."""
+        split = "val" if split == "valid" else split  # as its folders say
         blurred, sharp = f"{split}_{self.builder_config.name}", f"{split}_sharp"
         layout = f"REDS/{split}/{{{blurred},{sharp}}}/<clip>/<frame>.png"
         folder = first_folder(
