@@ -4,7 +4,7 @@ import io
 import os
 import pathlib
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 from jaxtyping import UInt8, UInt16
@@ -22,6 +22,7 @@ EXTENSIONS = frozenset(
     ".bmp .gif .jpeg .jpg .pgm .png .pnm .ppm .tif .tiff .webp".split()
 )
 
+T = TypeVar("T")
 _CHANNELS = {"L": 1, "RGB": 3, "RGBA": 4}
 
 
@@ -56,7 +57,11 @@ def decode_image(
         raise ConfigError(f"unknown image mode {mode!r}: {closest(mode, _CHANNELS)}")
     if bits not in (8, 16):
         raise ConfigError(f"bits must be 8 or 16, got {bits!r}")
-    return _decode(source, lambda image: _convert(image, mode, bits), max_pixels)
+    return decode_with(
+        source,
+        lambda image: _convert(ImageOps.exif_transpose(image), mode, bits),
+        max_pixels=max_pixels,
+    )
 
 
 def decode_indices(
@@ -75,16 +80,22 @@ def decode_indices(
             raise MediaError(
                 f"a mask of mode {image.mode}: class indices need a grey image or a palette"
             )
-        return np.asarray(image)
+        return np.asarray(ImageOps.exif_transpose(image))
 
-    return _decode(source, convert, max_pixels)
+    return decode_with(source, convert, max_pixels=max_pixels)
 
 
-def _decode(
+def decode_with(
     source: str | os.PathLike[str] | bytes,
-    convert: Callable[[Image.Image], np.ndarray],
-    max_pixels: int,
-) -> np.ndarray:
+    convert: Callable[[Image.Image], T],
+    *,
+    max_pixels: int = MAX_PIXELS,
+) -> T:
+    """Opens an image file, looks at its header, and returns what `convert` makes of it.
+
+    Raises:
+      MediaError: as `decode_image`, and for whatever `convert` trips over.
+    """
     name = f"<{len(source)} bytes>" if isinstance(source, bytes) else str(source)
     try:
         data = (
@@ -104,7 +115,7 @@ def _decode(
                     f"{name}: {width}x{height} pixels are more than the limit of "
                     f"{max_pixels:,}: shrink the image or raise max_pixels"
                 )
-            return convert(ImageOps.exif_transpose(image))
+            return convert(image)
     except MediaError:
         raise
     except Image.UnidentifiedImageError:
