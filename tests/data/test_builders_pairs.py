@@ -71,6 +71,7 @@ def check(source, files, places):
         np.testing.assert_array_equal(source[i]["image"], decode_image(image))
         np.testing.assert_array_equal(source[i]["sharp"], decode_image(sharp))
     assert [source.place(i) for i in range(len(source))] == places
+    assert source.info["groups"] == tuple(sequence for sequence, _ in places)
 
 
 def gopro_files(raw, split, kind):
@@ -105,6 +106,9 @@ def test_parts_and_every_nth_of_a_split(raw, prepared):
         open_source({**section, "split": "train", "every": 2}), files[::2], places[::2]
     )
     check(open_source({**section, "split": "train[3:]"}), files[3:], places[3:])
+    more, more_places = gopro_files(raw, "test", "blur")
+    both = open_source({**section, "split": "train[:40%]+test"})
+    check(both, files[:2] + more, places[:2] + more_places)
     with pytest.raises(ConfigError, match=r"every must be .* got 0"):
         open_source({**section, "split": "train", "every": 0})
     with pytest.raises(

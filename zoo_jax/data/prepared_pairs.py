@@ -12,7 +12,7 @@ class PreparedPairs:
     """A split of a prepared set of pairs.
 
     An example is ``image`` (blurred) and ``sharp``, uint8 [h, w, 3]. A record that is damaged
-    raises `MediaError`, as a file would.
+    raises `MediaError`, as a file would. ``info["groups"]`` names the sequence of each.
 
     Args:
       name: A key of `BUILDERS`, e.g. ``"gopro/linear"``.
@@ -33,12 +33,13 @@ class PreparedPairs:
         data_dir: PathLike | None = None,
         every: int = 1,
     ):
-        _, self._records = open_prepared(
+        builder, self._records = open_prepared(
             name, split, data_dir, encoded=("image", "sharp")
         )
         self._chosen = every_nth(range(len(self._records)), every)
         self._name = name
-        self.info: dict[str, Any] = {}
+        groups = _sequences(builder, split)
+        self.info = {"groups": tuple(groups[i] for i in self._chosen)}
 
     def __len__(self) -> int:
         return len(self._chosen)
@@ -54,6 +55,19 @@ class PreparedPairs:
         """Sequence and number of the frame of an example."""
         record = self._records[self._chosen[index]]
         return record["sequence"].decode(), int(record["index"])
+
+
+def _sequences(builder: Any, split: str) -> list[str]:
+    """The sequence of every example of a split or of parts of splits."""
+    import tensorflow_datasets as tfds
+
+    instruction = tfds.core.ReadInstruction.from_spec(split)
+    parts = instruction.to_absolute(builder.info.splits)
+    return [
+        sequence
+        for part in parts
+        for sequence in builder.info.metadata[part.splitname][part.from_ : part.to]
+    ]
 
 
 def gopro(

@@ -89,6 +89,7 @@ class PairedImages(tfds.core.ShardBasedBuilder, skip_registration=True):
             supervised_keys=("image", "sharp"),
             homepage=self.HOMEPAGE,
             citation=self.CITATION,
+            metadata=tfds.core.MetadataDict(),
             disable_shuffling=True,
         )
 
@@ -98,6 +99,9 @@ class PairedImages(tfds.core.ShardBasedBuilder, skip_registration=True):
         del dl_manager  # nothing is downloaded
         # All splits are found and counted before the first example is written.
         found = {split: self._checked(split) for split in self.counts}
+        # Beside the records, since to ask each for its sequence would read all images.
+        for split, pairs in found.items():
+            self.info.metadata[split] = [pair.sequence for pair in pairs]
         return {
             split: [
                 _Shard(self, split, pairs[start : start + _SHARD], start, len(pairs))
