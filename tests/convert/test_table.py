@@ -1,5 +1,7 @@
 """Key tables: every key and every leaf is accounted for, and all of it in one line."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -223,3 +225,58 @@ def test_a_table_names_each_key_and_each_leaf_once(kind):
         ValueError, match=f"more than one entry of the table has {kind}"
     ):
         Table((one, other[kind]))
+
+
+def copied_table():
+    table = toy_table()
+    pairs = (("shared.", "block.1."), ("shared_too.0.", "block.0.conv."))
+    return dataclasses.replace(table, copies=pairs)
+
+
+def with_copies():
+    arrays = toy_arrays()
+    pairs = {"shared.": "block.1.", "shared_too.0.": "block.0.conv."}
+    copies = {
+        f"module.{copy}{k.removeprefix(of)}": v.copy()
+        for copy, of in pairs.items()
+        for k, v in arrays.items()
+        if k.startswith(of)
+    }
+    assert len(copies) > 3
+    return arrays | copies, copies
+
+
+def test_copies_are_named_and_make_no_difference():
+    arrays, copies = with_copies()
+    found = convert.match(copied_table(), arrays, toy_template())
+    assert found.problems() == ""
+    assert set(found.copies) == set(copies)
+    want = convert.apply(toy_table(), toy_arrays(), toy_template())
+    got = convert.apply(copied_table(), arrays, toy_template())
+    jax.tree.map(np.testing.assert_array_equal, got, want)
+
+
+def test_a_copy_stands_in_for_an_absent_original():
+    arrays, _ = with_copies()
+    kept = {k: v for k, v in arrays.items() if not k.startswith("block.1.")}
+    assert len(kept) < len(arrays)
+    got = convert.apply(copied_table(), kept, toy_template())
+    want = convert.apply(toy_table(), toy_arrays(), toy_template())
+    jax.tree.map(np.testing.assert_array_equal, got, want)
+
+
+@pytest.mark.parametrize("change", [lambda x: -x, lambda x: x[:1], np.float64])
+def test_a_copy_that_differs_in_any_way_is_refused(change):
+    arrays, _ = with_copies()
+    key = "module.shared.conv.bias"
+    arrays[key] = change(arrays[key] + 1)
+    text = error_of(copied_table(), arrays, toy_template())
+    assert (
+        f"1 arrays that do not fit: {key} (is not the copy of block.1.conv.bias" in text
+    )
+
+
+def test_a_copy_of_nothing_is_a_key_without_a_place():
+    arrays = toy_arrays() | {"shared.unknown": np.zeros(3)}
+    text = error_of(copied_table(), arrays, toy_template())
+    assert "1 keys that the network has no place for: shared.unknown" in text
