@@ -72,7 +72,7 @@ def evaluate_pairs(
     """
     options = _options(config)
     judge = _Judge(options)
-    arms = {name: _Arm(config, ctx, name) for name in config.arms}
+    arms = open_arms(config, ctx)
     spec, loader = split_spec(config.data[options["stream"]])
     source = ctx.load_source(spec)
     chosen = np.linspace(0, len(source) - 1, options["pictures"]).round().astype(int)
@@ -87,21 +87,15 @@ def evaluate_pairs(
             bar.update()
     if not rows:
         raise DataError(f"stream {options['stream']!r} has no image that can be read")
-    with atomic_write(ctx.workdir / "images.csv") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    summary = _summary(rows, arms)
+    write_rows(ctx, rows)
+    summary = summarise(rows)
+    for row in summary:
+        row["parameters"] = arms[row["arm"]].parameters if row["arm"] in arms else 0
     caption = _CAPTION.format(**options, images=summary[0]["images"])
     ctx.writer.table("deblurring", summary, caption=caption)
     if shown:
         _draw(ctx, shown, arms, options)
-    return {
-        f"{row['arm']}/{row['protocol']}/{key}": value
-        for row in summary
-        for key, value in row.items()
-        if isinstance(value, int | float) and not np.isnan(value)
-    }
+    return scalars(summary)
 
 
 _CAPTION = (
@@ -131,24 +125,25 @@ def _options(config: ml_collections.ConfigDict) -> dict[str, Any]:
             f"data.{stream}.batch_size must be 1 here, got "
             f"{config.data[stream].get('batch_size')}: images are measured one by one"
         )
-    if not options["protocols"]:
-        raise ConfigError(
-            f"evaluation.protocols is empty: choose from {', '.join(PROTOCOLS)}"
-        )
-    for protocol in options["protocols"]:
-        if protocol not in PROTOCOLS:
-            raise ConfigError(
-                f"unknown protocol {protocol!r}: {closest(protocol, PROTOCOLS)}"
-            )
+    require_protocols(options["protocols"])
     for key in ("pictures", "zoom"):
         if options[key] < (key == "zoom"):
             raise ConfigError(f"evaluation.{key} is too small, got {options[key]}")
-    if IDENTITY in config.arms:
-        raise ConfigError(f"arms.{IDENTITY} is measured anyway: give it another name")
     return options
 
 
-class _Arm:
+def require_protocols(names: list[str]) -> None:
+    """Raises `ConfigError` for an empty list or an unknown name."""
+    if not names:
+        raise ConfigError(
+            f"evaluation.protocols is empty: choose from {', '.join(PROTOCOLS)}"
+        )
+    for name in names:
+        if name not in PROTOCOLS:
+            raise ConfigError(f"unknown protocol {name!r}: {closest(name, PROTOCOLS)}")
+
+
+class Arm:
     """A network with its weights; programs are compiled once per protocol and image size."""
 
     def __init__(self, config: ml_collections.ConfigDict, ctx: RunContext, name: str):
@@ -184,6 +179,13 @@ class _Arm:
         started = time.perf_counter()
         out = jax.block_until_ready(run(self.variables, image))
         return np.asarray(out), time.perf_counter() - started
+
+
+def open_arms(config: ml_collections.ConfigDict, ctx: RunContext) -> dict[str, Arm]:
+    """The networks of ``config.arms``. Raises `ConfigError` or `WeightsError`."""
+    if IDENTITY in config.arms:
+        raise ConfigError(f"arms.{IDENTITY} is measured anyway: give it another name")
+    return {name: Arm(config, ctx, name) for name in config.arms}
 
 
 def _variables(module: Any, weights: str, ctx: RunContext) -> dict[str, Any]:
@@ -277,7 +279,7 @@ def _name(source: Any, index: int) -> str:
 def _measure(
     name: str,
     batch: Mapping[str, np.ndarray],
-    arms: Mapping[str, _Arm],
+    arms: Mapping[str, Arm],
     judge: _Judge,
     protocols: list[str],
 ) -> Iterator[dict[str, Any]]:
@@ -300,10 +302,16 @@ def _measure(
             yield row | judge(name, restored, sharp) | cost | {"seconds": seconds}
 
 
-def _summary(
-    rows: list[dict[str, Any]], arms: Mapping[str, _Arm]
-) -> list[dict[str, Any]]:
-    """Means and standard errors over the images."""
+def write_rows(ctx: RunContext, rows: list[dict[str, Any]]) -> None:
+    """Writes the values of each image into the workdir."""
+    with atomic_write(ctx.workdir / "images.csv") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def summarise(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Means and standard errors over the images, for each arm and protocol."""
     kinds = list(dict.fromkeys((row["arm"], row["protocol"]) for row in rows))
     metrics = [k for k in rows[0] if k not in ("image", "arm", "protocol")]
     out = []
@@ -317,20 +325,29 @@ def _summary(
                 few = len(values) < 2
                 error = np.nan if few else values.std(ddof=1) / len(values) ** 0.5
                 line[f"{metric}_se"] = float(error)
-        line["parameters"] = arms[arm].parameters if arm in arms else 0
         out.append(line)
     return out
+
+
+def scalars(summary: list[dict[str, Any]]) -> dict[str, float]:
+    """The numbers of a summary as ``"<arm>/<protocol>/<name>"``."""
+    return {
+        f"{row['arm']}/{row['protocol']}/{key}": value
+        for row in summary
+        for key, value in row.items()
+        if isinstance(value, int | float) and not np.isnan(value)
+    }
 
 
 def _draw(
     ctx: RunContext,
     shown: list[Mapping[str, np.ndarray]],
-    arms: Mapping[str, _Arm],
+    arms: Mapping[str, Arm],
     options: Mapping[str, Any],
 ) -> None:
     protocol = options["protocols"][0]
 
-    def restorer(arm: _Arm) -> Callable:
+    def restorer(arm: Arm) -> Callable:
         def run(batch: Mapping[str, Any]) -> np.ndarray:
             image = np.round(255 * np.asarray(batch["image"])).astype(np.uint8)
             return arm(protocol, image)[0] / np.float32(255)
