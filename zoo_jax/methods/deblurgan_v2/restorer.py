@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-import flax.linen as nn
 from jaxtyping import Array, Float
 
 from zoo_jax.core.types import Restoring
@@ -11,20 +10,20 @@ from zoo_jax.methods.deblurgan_v2.model import PlainResidual, image_statistics
 
 
 def deblur(
-    module: nn.Module, variables: Mapping[str, Any], x: Float[Array, "b h w 3"]
+    module: Any, variables: Mapping[str, Any], x: Float[Array, "b h w 3"]
 ) -> Float[Array, "b h w 3"]:
     """Sharp pictures from blurred ones, both in [0, 1]."""
     return 0.5 * module.apply(variables, 2.0 * x - 1.0, train=False) + 0.5
 
 
 def picture_statistics(
-    module: nn.Module, variables: Mapping[str, Any], x: Float[Array, "1 h w 3"]
+    module: Any, variables: Mapping[str, Any], x: Float[Array, "1 h w 3"]
 ) -> Any:
     """What the norms of a generator normalise a picture in [0, 1] by."""
     return image_statistics(module, variables, 2.0 * x - 1.0)
 
 
-def with_running_norms(module: nn.Module) -> nn.Module:
+def with_running_norms(module: Any) -> Any:
     """The same network that normalises by the statistics it is given."""
     return module.clone(norm_mode="running")
 
@@ -40,7 +39,7 @@ def reference_side(side: int) -> int:
     return (side // 32 + 1) * 32
 
 
-def generator_restoring(module: nn.Module) -> Restoring:
+def generator_restoring(module: Any) -> Restoring:
     """Sizes as the network has them; the released code pads with mid-grey."""
     restoring = Restoring(
         deblur,
