@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from zoo_jax.core.forms import forms
 from zoo_jax.nn.depthwise import DepthwiseConv, depthwise_conv
-from zoo_jax.nn.forms import forms
 
 CASES = [(3, 1, 1), (5, 2, 2), (7, 2, 3), (3, 2, 0)]
 

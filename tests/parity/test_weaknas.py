@@ -21,7 +21,6 @@ from zoo_jax.methods.weaknas.spaces.ofa_mobilenet_v3 import (
 )
 from zoo_jax.metrics.cost import count_macs
 from zoo_jax.models import create_model
-from zoo_jax.nn import depthwise
 
 FILES = {name: f"weaknas_ofa_mbv3_{name}.npz" for name in WINNERS}
 INNER = {
@@ -101,7 +100,7 @@ def test_architecture_and_costs_are_the_published_ones(run):
         assert (int(counted[0]), int(params[0])) == (macs, meta["parameters"])
 
 
-def test_counted_costs_are_those_of_the_traced_network(monkeypatch):
+def test_counted_costs_are_those_of_the_traced_network():
     """For another sub-net, size and width than the published ones."""
     options = dict(
         kernels=[7, 3, 5, 3, 5] * 4,
@@ -111,8 +110,6 @@ def test_counted_costs_are_those_of_the_traced_network(monkeypatch):
     module = build_mobilenet_v3_ofa(**options, width=0.5, num_classes=7)
     x = jax.ShapeDtypeStruct((1, 75, 75, 3), jnp.float32)
     variables = jax.eval_shape(module.init, jax.random.key(0), x)
-    # The tracer counts convolutions; on CPU depthwise ones are sums of products.
-    monkeypatch.setattr(depthwise.jax, "default_backend", lambda: "gpu")
     macs, params = count_costs(
         *(np.array([part]) for part in options.values()),
         **dict(image_size=75, width=0.5, num_classes=7),

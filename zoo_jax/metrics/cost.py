@@ -7,6 +7,8 @@ from typing import Any
 import jax
 from jax.extend import core
 
+from zoo_jax.core.forms import forms
+
 
 def count_macs(f: Callable[..., Any], *args: Any) -> int:
     """Multiply-adds of the convolutions and matrix products in ``f(*args)``.
@@ -14,7 +16,7 @@ def count_macs(f: Callable[..., Any], *args: Any) -> int:
     Nothing is computed: `f` is traced on shapes. Loops count as often as they run if their
     length is static (`jax.lax.scan`); of a branch the dearest side counts. Taps that fall on
     padding count, as is usual, but not those between the inputs of a transposed convolution.
-    What is computed counts: a convolution written as sums of shifted products is none.
+    Layers with several forms count in their native one, whatever this backend would take.
 
     Args:
       f: A pure function, e.g. ``lambda x: module.apply(variables, x)``.
@@ -31,7 +33,8 @@ def count_macs(f: Callable[..., Any], *args: Any) -> int:
     >>> count_macs(jnp.dot, jnp.zeros((2, 3)), jnp.zeros((3, 5)))
     30
     """
-    return _count(jax.make_jaxpr(f)(*args).jaxpr)
+    with forms("native"):
+        return _count(jax.make_jaxpr(f)(*args).jaxpr)
 
 
 def _count(jaxpr: core.Jaxpr) -> int:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from zoo_jax.nn.forms import by_backend
+from zoo_jax.core.forms import by_backend
 
 Form = Literal["shifted", "autodiff", "grouped"]
 
@@ -35,7 +35,7 @@ def depthwise_conv(
       form: ``"shifted"``, ``"grouped"``, or ``"autodiff"``: the shifts without the gradient that
         is written for them, two to three times slower in the backward pass, but with forward-mode
         derivatives (`jax.jvp`, `jax.hessian`). Gradients of gradients work with all three.
-        None chooses by the backend when traced; see `zoo_jax.nn.forms`.
+        None chooses by the backend when traced; see `zoo_jax.core.forms`.
     """
     run = {"shifted": _shifted, "autodiff": _shift, "grouped": _grouped}
     if form is not None:

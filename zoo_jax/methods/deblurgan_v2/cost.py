@@ -1,13 +1,12 @@
 """What a generator costs, whatever form a backend computes its convolutions in."""
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from zoo_jax.core.tree import named_leaves
+from zoo_jax.metrics.cost import count_macs
 
 
 def generator_macs(
@@ -16,8 +15,7 @@ def generator_macs(
     """Multiply-adds of all convolutions for one image, as papers count them.
 
     Every entry of a kernel counts once per output pixel (of a transposed convolution, per
-    input pixel). Counting products in the traced program would miss depthwise convolutions,
-    which a CPU computes as sums of shifted products.
+    input pixel).
 
     Args:
       module: A generator.
@@ -32,32 +30,7 @@ def generator_macs(
     >>> generator_macs(module, variables, 8, 8) == 8 * 8 * 9 * (3 * 4 + 2 * 4 * 4 + 4 * 3)
     True
     """
-    inserted: dict[str, int] = {}  # output pixels per input pixel, by layer
-
-    def keep(layer: Any, method: str) -> bool:
-        if method == "__call__" and type(layer).__name__ == "ConvTranspose":
-            inserted["/".join(layer.path)] = math.prod(layer.strides)
-        return method == "__call__"
-
-    def outputs(variables: Any, x: Any) -> Any:
-        _, state = module.apply(
-            variables,
-            x,
-            train=False,
-            capture_intermediates=keep,
-            mutable=["intermediates"],
-        )
-        return state["intermediates"]
-
     image = jax.ShapeDtypeStruct((1, height, width, 3), jnp.float32)
-    shapes = named_leaves(jax.eval_shape(outputs, variables, image))
-    total = 0
-    for name, leaf in named_leaves(variables["params"]).items():
-        layer, _, last = name.rpartition("/")
-        if last != "kernel":
-            continue
-        output = shapes[f"{layer}/__call__/0"].shape
-        total += (
-            math.prod(leaf.shape[:-1]) * math.prod(output) // inserted.get(layer, 1)
-        )
-    return total
+    return count_macs(
+        lambda variables, x: module.apply(variables, x, train=False), variables, image
+    )

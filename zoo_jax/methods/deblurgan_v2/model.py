@@ -23,11 +23,21 @@ from zoo_jax.nn.depthwise import DepthwiseConv
 from zoo_jax.nn.inception_resnet_v2 import BLOCKS, TAP_PADS, InceptionResNetV2Trunk
 from zoo_jax.nn.mobilenet_v2 import MobileNetV2Trunk
 from zoo_jax.nn.norm import NORM_MODES, USED_STATISTICS, InstanceNorm, NormMode
-from zoo_jax.nn.resize import Pad, reflect_pad, upsample_nearest
+from zoo_jax.nn.resize import Pad, reflect_pad
+from zoo_jax.nn.upsample_conv import (
+    Conv3,
+    ConvTranspose3,
+    LateralKernel,
+    Merged,
+    Plain,
+    Pyramid,
+    Seen,
+    Upsampled,
+)
 
 Decoder = Literal["dense", "separable"]
 DECODERS: tuple[Decoder, ...] = ("dense", "separable")
-_NO_PADS = (Pad(),) * 5
+NO_PADS = (Pad(),) * 5
 
 
 class SeparableConv(nn.Module):
@@ -53,11 +63,11 @@ class SeparableConv(nn.Module):
         )
 
 
-def _conv3(x, features: int, decoder: Decoder, *, bias: bool, dtype, name: str):
+def _conv3(seen: Seen, features: int, decoder: Decoder, *, bias: bool, dtype, name):
     """A 3x3 convolution of the decoder, of either kind."""
     if decoder == "separable":
-        return SeparableConv(features, bias, dtype, name=name)(x)
-    return conv(x, features, 3, padding=1, bias=bias, dtype=dtype, name=name)
+        return SeparableConv(features, bias, dtype, name=name)(seen.whole())
+    return Conv3(features, bias, dtype, name=name)(seen)
 
 
 class ConvNormRelu(nn.Module):
@@ -69,12 +79,10 @@ class ConvNormRelu(nn.Module):
     dtype: DTypeLike
 
     @nn.compact
-    def __call__(
-        self, x: Float[Array, "b h w c"], *, train: bool
-    ) -> Float[Array, "b h w d"]:
+    def __call__(self, seen: Seen, *, train: bool) -> Float[Array, "b h w d"]:
         """Applies the three."""
         x = _conv3(
-            x, self.features, self.decoder, bias=True, dtype=self.dtype, name="conv"
+            seen, self.features, self.decoder, bias=True, dtype=self.dtype, name="conv"
         )
         norm = InstanceNorm(mode=self.norm_mode, dtype=self.dtype, name="norm")
         return nn.relu(norm(x, train=train))
@@ -92,7 +100,12 @@ class Head(nn.Module):
         """Applies both."""
         for name in ("conv0", "conv1"):
             y = _conv3(
-                x, self.features, self.decoder, bias=False, dtype=self.dtype, name=name
+                Plain(x),
+                self.features,
+                self.decoder,
+                bias=False,
+                dtype=self.dtype,
+                name=name,
             )
             x = nn.relu(y)
         return x
@@ -125,33 +138,39 @@ class PyramidDecoder(nn.Module):
     ) -> Float[Array, "b h w 3"]:
         """Merges the maps from the coarsest to the finest."""
 
-        def conv_norm_relu(x, features: int, name: str):
+        def conv_norm_relu(seen: Seen, features: int, name: str):
             layer = ConvNormRelu(
                 features, self.decoder, self.norm_mode, self.dtype, name=name
             )
-            return layer(x, train=train)
+            return layer(seen, train=train)
 
-        half = self.pyramid // 2
-        laterals = []
-        for i, (tap, pad) in enumerate(zip(taps, self.pads, strict=True)):
-            features = half if i == 0 else self.pyramid
-            x = conv(tap, features, 1, bias=False, dtype=self.dtype, name=f"lateral{i}")
-            laterals.append(reflect_pad(x, pad) if any(pad) else x)
-        levels = {4: laterals[4]}
+        def merged(i: int, coarse: Array) -> Merged:
+            features = self.pyramid if i else self.pyramid // 2
+            layer = LateralKernel(taps[i].shape[-1], features, name=f"lateral{i}")
+            fine = taps[i].astype(self.dtype)
+            return Merged(fine, layer().astype(self.dtype), coarse, self.pads[i])
+
+        x = conv(
+            taps[4], self.pyramid, 1, bias=False, dtype=self.dtype, name="lateral4"
+        )
+        x = reflect_pad(x, self.pads[4]) if any(self.pads[4]) else x
+        levels = {4: x}
         for i in (3, 2, 1):
-            x = laterals[i] + upsample_nearest(levels[i + 1], 2)
-            if self.top_down_convs:
-                x = conv_norm_relu(x, self.pyramid, f"top_down{i}")
-            levels[i] = x
-        heads = []
-        for i in (4, 3, 2, 1):
-            x = Head(self.head, self.decoder, self.dtype, name=f"head{i}")(levels[i])
-            heads.append(upsample_nearest(x, 2 ** (i - 1)) if i > 1 else x)
-        x = conv_norm_relu(jnp.concatenate(heads, -1), self.head, "smooth")
-        x = upsample_nearest(x, 2) + laterals[0]
-        x = conv_norm_relu(x, self.head // 2, "smooth2")
-        x = upsample_nearest(x, 2)
-        return _conv3(x, 3, self.decoder, bias=True, dtype=self.dtype, name="final")
+            seen = merged(i, levels[i + 1])
+            levels[i] = (
+                conv_norm_relu(seen, self.pyramid, f"top_down{i}")
+                if self.top_down_convs
+                else seen.whole()
+            )
+        heads = [
+            Head(self.head, self.decoder, self.dtype, name=f"head{i}")(levels[i])
+            for i in (4, 3, 2, 1)
+        ]
+        x = conv_norm_relu(Pyramid(heads), self.head, "smooth")
+        x = conv_norm_relu(merged(0, x), self.head // 2, "smooth2")
+        return _conv3(
+            Upsampled(x), 3, self.decoder, bias=True, dtype=self.dtype, name="final"
+        )
 
 
 def _add_change(
@@ -207,7 +226,7 @@ class FPNMobileNet(nn.Module):
             head=self.head,
             decoder=self.decoder,
             top_down_convs=True,
-            pads=_NO_PADS,
+            pads=NO_PADS,
             norm_mode=self.norm_mode,
             dtype=self.dtype,
             name="decoder",
@@ -318,18 +337,7 @@ class ResNetGenerator(nn.Module):
             y = block(y, train=train)
         for i in (1, 2):
             features = self.width * 2 ** (2 - i)
-            # PyTorch's default draws a transposed kernel by the size of its outputs.
-            default = symmetric_uniform((9 * features) ** -0.5)
-            y = nn.ConvTranspose(
-                features,
-                (3, 3),
-                strides=(2, 2),
-                padding=((1, 2), (1, 2)),  # PyTorch's padding 1 and output padding 1
-                kernel_init=default,
-                bias_init=default,
-                dtype=self.dtype,
-                name=f"up{i}",
-            )(y)
+            y = ConvTranspose3(features, self.dtype, name=f"up{i}")(y)
             y = norm_relu(y, f"up{i}_norm")
         y = conv(reflect_pad(y, Pad(3, 3, 3, 3)), 3, 7, dtype=self.dtype, name="final")
         return _add_change(x, y)
