@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from absl.flags import argparse_flags
 from tqdm import tqdm
 
-from zoo_jax import compress, models, search
+from zoo_jax import compress, models, restore, search
 from zoo_jax.core.config import parse_pairs
 from zoo_jax.core.errors import ConfigError, WeightsError, ZooError
 from zoo_jax.core.files import write_json
@@ -297,6 +297,25 @@ examples:
   zoo-jax export --model deep_k_means/digits_cnn --weights digits.npz --batch 8 \\
       --platforms cpu,cuda,tpu -o digits_b8.stablehlo""",
     ),
+    "restore": _Command(
+        lambda args: restore.restore_command(args, _parse_overrides(args.set)),
+        lambda parser: (_add_model(parser), restore.restore_arguments(parser)),
+        "deblur or denoise your pictures and videos",
+        """\
+Outputs have the format of their inputs; pictures keep depth, transparency, colour profile and
+EXIF data, videos keep sound and the time of every frame. In a folder, a bad file stops nobody
+else (exit code 1), and the same command goes on after a kill: finished outputs are kept. Where
+weights are to be had, and what padding and tiles change: see docs/restore.md.
+
+examples:
+  zoo-jax restore --model deblurgan_v2/fpn_mobilenet --weights fpn_mobilenet.h5 \\
+      blurred.jpg -o sharp.jpg
+  zoo-jax restore --model deblurgan_v2/fpn_inception --weights fpn_inception.h5 \\
+      photos/ clip.mp4 -o restored/ --compare
+  zoo-jax restore --model u_said/dncnn --weights dncnn.pth 'scans/*.png' -o clean/ --tile 512
+
+In Python: zoo_jax.restorer.Restorer(zoo_jax.create_model(...), tile=512)(images)""",
+    ),
     "search": _Command(
         search.search_command,
         search.search_arguments,
@@ -364,13 +383,17 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command line; returns the exit code (0, 2 for a mendable error, 130 for ^C)."""
+    """Runs one command line; returns the exit code: 0, 2 for a mendable error, 130 for ^C.
+
+    A command may say another one with ``exit_code`` in its result.
+    """
     try:
         args = make_parser().parse_args(argv)
         result = args.run(args)
         if args.json:
             write_json(args.json, result)
         sys.stdout.flush()
+        return result.get("exit_code", 0)
     except SystemExit as stop:  # argparse: --help, or a mistake that it has explained
         return stop.code or 0
     except KeyboardInterrupt:
@@ -383,7 +406,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(str(error))
     except OSError as error:
         return _fail(_explain(error))
-    return 0
 
 
 def _fail(message: str) -> int:

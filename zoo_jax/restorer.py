@@ -5,6 +5,7 @@ program per padded size.
 """
 
 import functools
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
@@ -15,6 +16,7 @@ from jaxtyping import Float, UInt8
 
 from zoo_jax import models
 from zoo_jax.core.errors import ConfigError, DataError, closest
+from zoo_jax.core.tree import named_leaves
 from zoo_jax.core.types import Restoring
 
 Padding = Literal["reflect", "edge", "reference"]
@@ -53,6 +55,7 @@ class Restorer:
 
     Attributes:
       channels: Of the pictures.
+      batch: As given.
 
     Raises:
       ConfigError: for a model that restores nothing, or options that do not fit it.
@@ -85,7 +88,7 @@ class Restorer:
             raise ConfigError(
                 f"bucket must be a multiple of {how.multiple} for {model.name}, got {bucket}"
             )
-        self._pad, self._batch, self._bucket = pad, batch, bucket
+        self._pad, self.batch, self._bucket = pad, batch, bucket
         if overlap is None:
             overlap = (
                 OVERLAP if how.reach is None else _ceil(2 * how.reach, how.multiple)
@@ -138,6 +141,22 @@ class Restorer:
             sides.append(_ceil(max(side, how.minimum), step))
         return sides[0], sides[1]
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What decides results, as JSON values; weights by a checksum."""
+        sha = hashlib.sha256()
+        for name, leaf in sorted(named_leaves(self.model.variables).items()):
+            sha.update(name.encode() + np.asarray(leaf).tobytes())
+        return {
+            "model": self.model.name,
+            "network": " ".join(repr(self.model.module).split()),
+            "weights": sha.hexdigest(),
+            "pad": self._pad,
+            "tile": self._tile,
+            "overlap": self._overlap,
+            "bucket": self._bucket,
+        }
+
     # --- internals --------------------------------------------------------------------------
 
     def _check_tile(self) -> None:
@@ -180,9 +199,9 @@ class Restorer:
     ) -> np.ndarray:
         """Runs pictures of one size; a short batch is filled up, not compiled anew."""
         out = []
-        for first in range(0, len(images), self._batch):
-            some = np.stack(images[first : first + self._batch])
-            missing = self._batch - len(some)
+        for first in range(0, len(images), self.batch):
+            some = np.stack(images[first : first + self.batch])
+            missing = self.batch - len(some)
             filled = np.concatenate([some, np.repeat(some[-1:], missing, axis=0)])
             y = _run(self._restoring.apply, module, variables, filled)
             out.append(np.asarray(y)[: len(some)])
@@ -209,8 +228,8 @@ class Restorer:
         )
         out = np.zeros(image.shape, np.float32)
         places = _places((height, width), size, overlap)
-        for first in range(0, len(places), self._batch):
-            some = places[first : first + self._batch]
+        for first in range(0, len(places), self.batch):
+            some = places[first : first + self.batch]
             tiles = [_cut(image, at, size) for at in some]
             done = self._in_batches(tiles, module, variables)
             for (top, left), y in zip(some, done, strict=True):

@@ -120,7 +120,18 @@ class VideoReader:
     @property
     def audio(self) -> tuple[av.AudioStream, ...]:
         """The audio streams, whose packets `read` yields."""
-        return self.container.streams.audio
+        return tuple(s for s in self.container.streams.audio if s.codec_context)
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """Title and the like."""
+        return self.container.metadata
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """Kinds of the streams that `read` yields nothing of."""
+        yielded = {self._stream.index, *(s.index for s in self.audio)}
+        return tuple(s.type for s in self.container.streams if s.index not in yielded)
 
     def read(self) -> Iterator[Frame | av.Packet]:
         """Yields frames in order of time, and audio packets between them as they are stored.
