@@ -1,19 +1,31 @@
 """Convolutions as PyTorch makes them: symmetric padding, and its default initialisation."""
 
+import math
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+# XLA takes three times as long to compile a draw of four axes as the same draw of one axis, and
+# networks draw a hundred kernels: 13 s against 6 s for FPN-MobileNet on one core.
+
 
 def symmetric_uniform(bound: float) -> nn.initializers.Initializer:
     """Draws from [-bound, bound)."""
 
     def draw(key, shape, dtype=jnp.float32):
-        return jax.random.uniform(key, shape, dtype, -bound, bound)
+        flat = jax.random.uniform(key, (math.prod(shape),), dtype, -bound, bound)
+        return flat.reshape(shape)
 
     return draw
+
+
+def normal_by_outputs(key, shape, dtype=jnp.float32):
+    """Draws a kernel from a normal distribution of variance 2 / (height width outputs)."""
+    std = (2 / math.prod((*shape[:-2], shape[-1]))) ** 0.5
+    return std * jax.random.normal(key, (math.prod(shape),), dtype).reshape(shape)
 
 
 def conv(

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from zoo_jax.nn.conv import conv
+from zoo_jax.nn.conv import conv, normal_by_outputs
 from zoo_jax.nn.depthwise import DepthwiseConv
 from zoo_jax.nn.norm import BatchNorm, NormMode
 
@@ -23,8 +23,6 @@ STEM = 32  # channels of the first convolution
 # Number of the block that ends each map. The 160-channel group is cut before its third block,
 # as in the published deblurring networks.
 TAPS = (1, 3, 6, 10, 15)
-
-_FAN_OUT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
 def scaled(channels: int, width: float) -> int:
@@ -54,7 +52,7 @@ class InvertedResidual(nn.Module):
                 features,
                 1,
                 bias=False,
-                kernel_init=_FAN_OUT,
+                kernel_init=normal_by_outputs,
                 dtype=self.dtype,
                 name=name,
             )
@@ -68,7 +66,11 @@ class InvertedResidual(nn.Module):
             y = pointwise(y, self.expansion * x.shape[-1], "expand")
             y = nn.relu6(norm(y, "expand_bn"))
         y = DepthwiseConv(
-            3, self.stride, kernel_init=_FAN_OUT, dtype=self.dtype, name="depthwise"
+            3,
+            self.stride,
+            kernel_init=normal_by_outputs,
+            dtype=self.dtype,
+            name="depthwise",
         )(y)
         y = nn.relu6(norm(y, "depthwise_bn"))
         y = norm(pointwise(y, self.features, "project"), "project_bn")
@@ -102,7 +104,7 @@ class MobileNetV2Trunk(nn.Module):
             stride=2,
             padding=1,
             bias=False,
-            kernel_init=_FAN_OUT,
+            kernel_init=normal_by_outputs,
             dtype=self.dtype,
             name="stem",
         )
