@@ -27,6 +27,7 @@ INSTALL_REQUIRES = [
     "ml_collections>=1.0",  # experiment configs
     "numpy>=2.0",
     "pillow>=10.3",  # image decoding
+    "av>=18",  # video decoding and encoding, 16-bit colour pictures; FFmpeg is in the wheel
     "safetensors>=0.5",  # weights without pickles
     "constriction>=0.4",  # range coder of the compressed artefact
     "jaxtyping>=0.2.36",  # shapes in signatures

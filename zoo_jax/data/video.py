@@ -5,6 +5,7 @@ are decoded from the first on, and every frame has the time that its packet had.
 not grow with the length.
 """
 
+import math
 import os
 import pathlib
 from collections.abc import Iterator
@@ -340,9 +341,9 @@ def _turn(frame: av.VideoFrame, path: pathlib.Path) -> _Turn:
         return _Turn(False, d < 0, a < 0)
     if max(abs(a), abs(d)) < 0.01 * min(abs(b), abs(c)):
         return _Turn(True, b < 0, c < 0)
+    angle = round(math.degrees(math.atan2(b, a)))
     raise MediaError(
-        f"{path}: is to be shown turned by {-frame.rotation} degrees; only quarter turns can"
-        " be read"
+        f"{path}: is to be shown turned by {angle} degrees; only quarter turns can be read"
     )
 
 

@@ -112,6 +112,7 @@ class VideoWriter:
         self._size, self._name = size, name
         self._scaler = VideoReformatter()
         self._count = 0
+        self._last: Fraction | None = None
         self._video = self._add_video()
         self._sounds = {s.index: self._add_sound(s) for s in audio}
 
@@ -121,10 +122,13 @@ class VideoWriter:
         time: Fraction,
         duration: Fraction = Fraction(0),
     ) -> None:
-        """Encodes one frame; times must increase."""
+        """Encodes one frame. Raises `ValueError` for another size, or a time not later."""
         height, width, _ = image.shape
         if (width, height) != self._size:
             raise ValueError(f"a frame of {width}x{height}, not {self._size}")
+        if self._last is not None and time <= self._last:
+            raise ValueError(f"a frame at {time} s behind one at {self._last} s")
+        self._last = time
         rgb = av.VideoFrame.from_ndarray(image, format="rgb24")
         matrix, full, *_ = self._like.colour
         frame = self._scaler.reformat(

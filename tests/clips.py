@@ -1,0 +1,111 @@
+"""Small videos for tests, made with PyAV."""
+
+from fractions import Fraction
+
+import av
+import numpy as np
+
+RATE = 48000
+
+
+def frame_image(index, width=48, height=32):
+    """A picture that differs from frame to frame, in every corner: a gradient and a square."""
+    y, x = np.mgrid[:height, :width]
+    image = np.stack([x * 255 // width, y * 255 // height, 0 * x + 40], -1)
+    image[2:10, 2 + index : 12 + index] = 230
+    return image.astype(np.uint8)
+
+
+def write_clip(
+    path,
+    *,
+    times=range(12),
+    time_base=Fraction(1, 25),
+    size=(48, 32),
+    codec="libx264",
+    rotation=0,
+    mirrored=False,
+    sound=None,
+    gop=4,
+    format=None,
+    options=None,
+):
+    """Frame i is `frame_image(i)`, shown at ``times[i] * time_base``; `sound` names a codec.
+
+    A player turns the frames clockwise by `rotation` degrees, then mirrors left and right.
+    """
+    width, height = size
+    with av.open(str(path), "w", format=format, container_options=options or {}) as out:
+        video = out.add_stream(codec, rate=1 / time_base)
+        video.width, video.height = size
+        video.pix_fmt = "yuv420p"
+        video.gop_size = gop
+        video.codec_context.time_base = time_base
+        if rotation or mirrored:
+            video.set_display_rotation(-rotation, hflip=mirrored)
+        if sound:
+            audio = out.add_stream(sound, rate=RATE, layout="stereo")
+        for index, time in enumerate(times):
+            image = frame_image(index, width, height)
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+            frame.pts, frame.time_base = time, time_base
+            out.mux(video.encode(frame))
+        out.mux(video.encode(None))
+        if sound:
+            seconds = float((max(times) + 1) * time_base)
+            for packet in tone(audio, seconds):
+                out.mux(packet)
+    return path
+
+
+def tone(stream, seconds, hertz=440):
+    """Packets of a sine in both channels."""
+    context = stream.codec_context
+    form = context.format.name
+    step = context.frame_size or 1024
+    for start in range(0, int(seconds * RATE), step):
+        wave = np.sin(2 * np.pi * hertz * (start + np.arange(step)) / RATE) * 0.5
+        both = np.stack([wave, wave])
+        if form.startswith("s16"):
+            both = (both * 32767).astype(np.int16)
+        else:
+            both = both.astype(np.float32)
+        if not form.endswith("p"):
+            both = both.T.reshape(1, -1)
+        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(both), form, "stereo")
+        frame.sample_rate, frame.pts = RATE, start
+        frame.time_base = Fraction(1, RATE)
+        yield from stream.encode(frame)
+    yield from stream.encode(None)
+
+
+def facts(path):
+    """What a probe of a video says: streams, durations, times of frames, sound packets."""
+    with av.open(str(path)) as file:
+        video = file.streams.video[0]
+        out = {
+            "duration": file.duration,
+            "size": (video.width, video.height),
+            "rate": video.average_rate,
+            "aspect": video.sample_aspect_ratio or 1,
+            "sounds": [
+                (s.codec_context.name, s.rate, s.layout.name)
+                for s in file.streams.audio
+            ],
+        }
+    with av.open(str(path)) as file:
+        out["frames"] = [
+            (f.pts * f.time_base, f.duration * f.time_base)
+            for f in file.decode(video=0)
+        ]
+    with av.open(str(path)) as file:
+        out["sound packets"] = (
+            [
+                (p.stream_index, bytes(p), p.pts * p.time_base)
+                for p in file.demux(*file.streams.audio)
+                if p.size
+            ]
+            if file.streams.audio
+            else []
+        )
+    return out
