@@ -298,7 +298,7 @@ examples:
       --platforms cpu,cuda,tpu -o digits_b8.stablehlo""",
     ),
     "restore": _Command(
-        lambda args: restore.restore_command(args, _parse_overrides(args.set)),
+        restore.restore_command,
         lambda parser: (_add_model(parser), restore.restore_arguments(parser)),
         "deblur or denoise your pictures and videos",
         """\

@@ -5,12 +5,13 @@ import contextlib
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, get_args
 
 from tqdm import tqdm
 
 from zoo_jax import models
+from zoo_jax.core.config import parse_pairs
 from zoo_jax.restore_files import MAX_DAMAGES, restore_files
 from zoo_jax.restore_plan import plan_jobs
 from zoo_jax.restorer import Padding, Restorer
@@ -79,13 +80,11 @@ def restore_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--force", action="store_true", help="replace outputs")
 
 
-def restore_command(
-    args: argparse.Namespace, overrides: Mapping[str, Any]
-) -> dict[str, Any]:
+def restore_command(args: argparse.Namespace) -> dict[str, Any]:
     """Restores files; ``exit_code`` of the result is 1 if some of many failed."""
     plan_jobs(args.input, args.output)  # mistakes in names show before weights are read
     model = models.create_model(
-        args.model, weights=args.weights, dtype=args.dtype, **overrides
+        args.model, weights=args.weights, dtype=args.dtype, **parse_pairs(args.set)
     )
     restorer = Restorer(
         model,
