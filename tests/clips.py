@@ -1,5 +1,6 @@
 """Small videos for tests, made with PyAV."""
 
+import pathlib
 from fractions import Fraction
 
 import av
@@ -77,6 +78,17 @@ def tone(stream, seconds, hertz=440):
         frame.time_base = Fraction(1, RATE)
         yield from stream.encode(frame)
     yield from stream.encode(None)
+
+
+def spoil(path, which):
+    """Overwrites the payload of the packets of these numbers."""
+    with av.open(str(path)) as file:
+        packets = [p for p in file.demux(video=0) if p.size]
+        places = [(packets[i].pos, packets[i].size) for i in which]
+    data = bytearray(pathlib.Path(path).read_bytes())
+    for position, size in places:
+        data[position : position + size] = b"\xff" * size
+    pathlib.Path(path).write_bytes(data)
 
 
 def facts(path):

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from zoo_jax import models
 from zoo_jax.core.config import parse_pairs
+from zoo_jax.core.errors import WeightsError
 from zoo_jax.restore_files import MAX_DAMAGES, restore_files
 from zoo_jax.restore_plan import plan_jobs
 from zoo_jax.restorer import Padding, Restorer
@@ -83,9 +84,7 @@ def restore_arguments(parser: argparse.ArgumentParser) -> None:
 def restore_command(args: argparse.Namespace) -> dict[str, Any]:
     """Restores files; ``exit_code`` of the result is 1 if some of many failed."""
     plan_jobs(args.input, args.output)  # mistakes in names show before weights are read
-    model = models.create_model(
-        args.model, weights=args.weights, dtype=args.dtype, **parse_pairs(args.set)
-    )
+    model = _load_model(args)
     restorer = Restorer(
         model,
         pad=args.pad,
@@ -120,6 +119,42 @@ def restore_command(args: argparse.Namespace) -> dict[str, Any]:
             print(f"  and {len(failed) - _LISTED} more: see --json", file=sys.stderr)
     facts = {"model": args.model, "output": args.output, **result}
     return facts | {"exit_code": int(bool(failed))}
+
+
+def _load_model(args: argparse.Namespace) -> models.Model:
+    try:
+        return models.create_model(
+            args.model, weights=args.weights, dtype=args.dtype, **parse_pairs(args.set)
+        )
+    except WeightsError:
+        fitting = _fitting_models(args.model, args.weights)
+        if not fitting:
+            raise
+    raise WeightsError(
+        f"{args.weights}: holds weights of {' or '.join(fitting)}, not of {args.model}:"
+        " change --model"
+    )
+
+
+def _fitting_models(name: str, weights: str) -> list[str]:
+    """Other restoring networks of the same method that published weights fit."""
+    from zoo_jax.convert import match
+
+    try:
+        source = models.load_source(None, weights)
+    except WeightsError:
+        return []
+    fitting = []
+    for other, entry in models.MODELS.items():
+        siblings = other.split("/")[0] == name.split("/")[0] and other != name
+        if not (siblings and entry.restorer and entry.table and source.published):
+            continue
+        module = models.build_module(other)
+        template = models.abstract_variables(other, module)
+        table = models.source_table(other, module, template, source)
+        if not match(table, source.arrays, template).problems():
+            fitting.append(other)
+    return fitting
 
 
 @contextlib.contextmanager

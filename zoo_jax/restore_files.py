@@ -18,7 +18,7 @@ from zoo_jax.core.errors import MediaError, ZooError
 from zoo_jax.core.files import PathLike, read_json_lines
 from zoo_jax.data import picture as pictures
 from zoo_jax.data import video as videos
-from zoo_jax.data.video_writer import VideoWriter, write_video
+from zoo_jax.data.video_writer import VideoWriter, require_crf, write_video
 from zoo_jax.restore_plan import Job, kind_of, plan_jobs
 from zoo_jax.restorer import Restorer
 
@@ -62,6 +62,7 @@ def restore_files(
       ZooError: before anything is written, or for a single file that cannot be restored.
       OSError: if the disk is full or the folder cannot be written.
     """
+    require_crf(crf)
     plan = plan_jobs(inputs, output)
     if plan.folder is None:
         target = plan.jobs[0].target

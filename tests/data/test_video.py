@@ -7,7 +7,7 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
-from clips import RATE, facts, frame_image, tone, write_clip
+from clips import RATE, facts, frame_image, spoil, tone, write_clip
 
 from zoo_jax.core.errors import ConfigError, MediaError
 from zoo_jax.data.video import Frame, VideoReader, read_frames, video_info
@@ -187,17 +187,6 @@ def test_a_video_that_is_cut_off_is_an_error_behind_its_good_frames(tmp_path, su
     assert "cut off" in text or "cannot be decoded" in text
     assert 0 < len(frames) < 60
     tolerate()
-
-
-def spoil(path, which):
-    """Overwrites the payload of the packets of these numbers."""
-    with av.open(str(path)) as file:
-        packets = [p for p in file.demux(video=0) if p.size]
-        places = [(packets[i].pos, packets[i].size) for i in which]
-    data = bytearray(path.read_bytes())
-    for position, size in places:
-        data[position : position + size] = b"\xff" * size
-    path.write_bytes(data)
 
 
 def test_bad_packets_are_counted_and_nothing_else_shifts(tmp_path):

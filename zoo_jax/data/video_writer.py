@@ -67,7 +67,7 @@ def write_video(
         loss is hard to see.
 
     Raises:
-      ConfigError: for an unknown suffix.
+      ConfigError: for an unknown suffix or `crf`.
       MediaError: for frames, times or sound that cannot be written.
       OSError: if the file cannot be written.
     """
@@ -77,6 +77,7 @@ def write_video(
             f"{path}: videos are written as {', '.join(FORMATS)}, not {suffix!r}"
         )
     form = FORMATS[suffix]
+    require_crf(crf)
     if crf is not None:
         form = form._replace(options=form.options | {"crf": str(crf)})
     with (
@@ -89,6 +90,12 @@ def write_video(
         )
         yield writer
         writer.finish()
+
+
+def require_crf(crf: int | None) -> None:
+    """Raises `ConfigError` for what is no scale of loss that both encoders know."""
+    if crf is not None and not 0 <= crf <= 51:
+        raise ConfigError(f"crf must be between 0 and 51, got {crf}")
 
 
 class VideoWriter:
