@@ -10,6 +10,7 @@ from types import ModuleType
 from zoo_jax.core.errors import ConfigError, closest
 
 METHODS: dict[str, str] = {
+    "deblurgan_v2": "zoo_jax.methods.deblurgan_v2",
     "deep_k_means": "zoo_jax.methods.deep_k_means",
     "u_said": "zoo_jax.methods.u_said",
     "weaknas": "zoo_jax.methods.weaknas",

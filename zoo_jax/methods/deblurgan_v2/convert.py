@@ -1,6 +1,8 @@
 """Key tables: published weights -> the networks of this method, their backbones, and VGG-19."""
 
+import functools
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +19,7 @@ from zoo_jax.convert import (
     open_weights,
 )
 from zoo_jax.convert.vgg import vgg19_features_table
-from zoo_jax.core.errors import WeightsError
+from zoo_jax.core.errors import ConfigError, WeightsError
 from zoo_jax.core.files import PathLike
 from zoo_jax.core.types import Params
 from zoo_jax.nn.inception_resnet_v2 import BLOCKS, BRANCH_LENGTHS
@@ -61,8 +63,14 @@ def fpn_mobilenet_table(decoder: str = "dense") -> Table:
     )
 
 
-def mobilenet_v2_entries(source: str, target: str) -> tuple[Entry, ...]:
-    """Blocks 1 to 15 of MobileNet-v2 as in torchvision's and the published networks."""
+def mobilenet_v2_entries(
+    source: str, target: str, *, nested: bool = False
+) -> tuple[Entry, ...]:
+    """Blocks 1 to 15 of MobileNet-v2 as in the published networks.
+
+    With `nested` as in torchvision, where each convolution but the last of a block is a module
+    with its norm and ReLU6.
+    """
     entries = [*_conv(f"{source}features.0.0", f"{target}stem")]
     entries += batch_norm_entries(f"{source}features.0.1", f"{target}stem_bn")
     number = 0
@@ -74,11 +82,15 @@ def mobilenet_v2_entries(source: str, target: str) -> tuple[Entry, ...]:
             names = ("expand", "depthwise", "project")[expansion == 1 :]
             for i, name in enumerate(names):
                 # Convolution, norm and ReLU6 take one number each.
-                published = f"{source}features.{number}.conv"
+                numbers = (f"{3 * i}", f"{3 * i + 1}")
+                if nested:
+                    last = name == "project"
+                    numbers = (f"{i}", f"{i + 1}") if last else (f"{i}.0", f"{i}.1")
+                published = [f"{source}features.{number}.conv.{n}" for n in numbers]
                 ours = f"{target}block{number}/{name}"
                 layout = {"layout": DEPTHWISE_2D} if name == "depthwise" else {}
-                entries += _conv(f"{published}.{3 * i}", ours, **layout)
-                entries += batch_norm_entries(f"{published}.{3 * i + 1}", f"{ours}_bn")
+                entries += _conv(published[0], ours, **layout)
+                entries += batch_norm_entries(published[1], f"{ours}_bn")
     return tuple(entries)
 
 
@@ -244,3 +256,44 @@ def load_vgg19(path: PathLike, *, upto: str = "conv3_3") -> Params:
     return apply(vgg19_features_table(upto), arrays, template, where=str(path))[
         "params"
     ]
+
+
+def load_backbone(path: PathLike, generator: Any) -> dict[str, Params]:
+    """Reads the backbone of a generator from a network that was trained on ImageNet.
+
+    Args:
+      path: A ``.safetensors``, ``.npz`` or torch file. For `FPNMobileNet` a MobileNet-v2 of
+        torchvision or with the flat keys ``features.1.conv.0.weight`` of the published
+        generator; for `FPNInception` an Inception-ResNet-v2 of the package pretrainedmodels. What
+        stands behind the last map, and the classifier, may be in the file or not.
+      generator: From `make_generator`.
+
+    Returns:
+      The ``params`` and the ``batch_stats`` of the backbone.
+
+    Raises:
+      ConfigError: for a generator without a backbone.
+      WeightsError: if the file is absent, damaged, unsafe, or does not fit.
+    """
+    kind = type(generator).__name__
+    if kind not in ("FPNMobileNet", "FPNInception"):
+        raise ConfigError(f"backbone={str(path)!r}: {kind} has none, leave it empty")
+    arrays = open_weights(path).arrays
+    unused = ["classifier.*", "last_linear.*", _COUNTERS]
+    if kind == "FPNMobileNet":
+        nested = any(".features.1.conv.0.0." in f".{key}" for key in arrays)
+        entries = mobilenet_v2_entries("", "", nested=nested)
+        unused += [
+            f"features.{k}.*" for k in range(TAPS[-1] + 1, _MOBILENET_BLOCKS + 1)
+        ]
+    else:
+        entries = inception_resnet_v2_entries("", "", generator.blocks)
+        unused += ["repeat_2.*", "block8.*", "conv2d_7b.*"]
+    side = generator.minimum
+    x = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
+    whole = jax.eval_shape(
+        functools.partial(generator.init, train=False), jax.random.key(0), x
+    )
+    template = {kind: whole[kind]["backbone"] for kind in ("params", "batch_stats")}
+    table = Table(entries, ignore=tuple(unused), strip=_STRIP)
+    return apply(table, arrays, template, where=str(path))

@@ -192,7 +192,7 @@ def _require_image(module: nn.Module, x: Array) -> None:
             f"{type(module).__name__} takes heights and widths that are multiples of "
             f"{module.multiple}, got {height}x{width}: pad or crop the image"
         )
-    if min(height, width) < module.minimum:
+    if height < module.minimum or width < module.minimum:
         raise ConfigError(
             f"{type(module).__name__} takes images of at least {module.minimum}x"
             f"{module.minimum} pixels, got {height}x{width}: pad the image"
