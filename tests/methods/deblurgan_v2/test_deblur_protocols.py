@@ -13,6 +13,8 @@ from zoo_jax.methods.deblurgan_v2.protocols import (
     padding,
     restore,
 )
+from zoo_jax.models import create_model
+from zoo_jax.restorer import Restorer
 
 
 class Network:
@@ -102,6 +104,20 @@ def test_the_image_is_cut_out_where_it_was_put(protocol):
     above = padding(protocol, 70, 91, multiple=32, minimum=64)[0][0]
     expected = 10 + above + np.arange(70)
     assert np.abs(out[0, :, 0, 0].astype(int) - expected).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("protocol", "pad"), [("predict", "reference"), ("reflect", "reflect")]
+)
+def test_what_is_measured_is_what_users_get(protocol, pad):
+    model = create_model("deblurgan_v2/plain_residual", width=4, blocks=1, seed=3)
+    image = picture(37, 64)
+    measured = restore(model.module, protocol, model.variables, jnp.asarray(image))
+    used = 255 * Restorer(model, pad=pad)(image)
+    used = np.floor(used) if protocol == "predict" else np.round(used)
+    difference = np.abs(np.asarray(measured, float) - used)
+    assert difference.max() <= 1  # float32 beside a rounding border
+    assert (difference > 0).mean() < 0.01
 
 
 @pytest.mark.parametrize(
