@@ -82,6 +82,14 @@ TOUR: dict[str, tuple[Step, ...]] = {
             "weaknas/nas_bench_graph",
         ),
     ),
+    "deblurgan_v2": (
+        Step(
+            "train three small deblurrers on five photographs, compare on others",
+            "run",
+            "deblurgan_v2/study.py:tour",
+            "deblurgan_v2/study",
+        ),
+    ),
     "u_said": (
         Step(
             "train a small denoiser on six photographs",
