@@ -129,6 +129,14 @@ def test_compare_puts_before_on_the_left_and_after_on_the_right(run, denoiser):
     np.testing.assert_array_equal(both[:, 36:], as_bytes(denoiser(x)[0]))
 
 
+def test_a_picture_below_the_smallest_size_is_padded_and_said(run):
+    save("a.png", noise(3, 5)[0])
+    code, out, _ = run("a.png", "-o", "b.png", model=RESNET[0], w="resnet")
+    assert code == 0
+    assert "below the smallest size of the network: padded" in out
+    assert load("b.png").shape == (3, 5, 3)
+
+
 def test_options_reach_the_restorer(run, weights):
     x = noise(40, 45)
     save("a.png", x[0])
@@ -342,7 +350,7 @@ def test_memory_does_not_grow_with_the_length(run, monkeypatch):
     write_clip("a.mp4", times=range(60))
     assert run("a.mp4", "-o", "b.mp4", "--batch", 4)[0] == 0
     assert seen == 60
-    assert 4 <= most <= 6
+    assert 4 <= most <= 14  # two batches, and what is being decoded and encoded
 
 
 # --- refusals -------------------------------------------------------------------------------

@@ -1,11 +1,13 @@
 """Restorers: padding, sizes, batches, tiles, merged statistics, and what they refuse."""
 
+import jax
 import numpy as np
 import pytest
 from restoring import DNCNN, PYRAMID, RESNET, noise, random_model, smooth
 
 import zoo_jax
-from zoo_jax.core.errors import ConfigError, DataError
+from zoo_jax import restorer
+from zoo_jax.core.errors import ConfigError, DataError, DeviceError
 from zoo_jax.restorer import Restorer, merge_statistics
 
 
@@ -160,6 +162,15 @@ def test_numbers_that_are_not_finite_are_an_error(dncnn):
     x[0, 3, 4, 1] = np.nan
     with pytest.raises(DataError, match="not finite"):
         Restorer(dncnn)(x)
+
+
+def test_too_little_memory_is_one_line(dncnn, monkeypatch):
+    def full(*_):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating")
+
+    monkeypatch.setattr(restorer, "_run", full)
+    with pytest.raises(DeviceError, match="2 x 16x24 pixels need more memory"):
+        Restorer(dncnn, batch=2)(noise(16, 24))
 
 
 @pytest.mark.parametrize(

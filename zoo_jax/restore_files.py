@@ -9,6 +9,7 @@ import pathlib
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -158,32 +159,45 @@ class _How:
     def _stream(
         self, reader: videos.VideoReader, writer: VideoWriter, name: str
     ) -> int:
-        batch: list[videos.Frame] = []
-        count = 0
+        """Passes a video through; returns how many frames it has.
 
-        def flush() -> None:
-            x = np.stack([frame.image for frame in batch])
-            for frame, y in zip(batch, self.restorer(x), strict=True):
-                image = _from_unit(y, like=frame.image)
-                if self._compare:
-                    image = np.concatenate([frame.image, image], axis=1)
-                writer.add_frame(image, frame.time, frame.duration)
-            bar.update(len(batch))
-            batch.clear()
+        While a batch is restored, the one before is encoded and the next one decoded.
+        """
+        count, total = 0, _expected_frames(reader.info)
+        decoded: list[videos.Frame] = []
+        running: tuple[list[videos.Frame], Future] | None = None
 
-        total = _expected_frames(reader.info)
-        with _bar(total=total, desc=name, unit="frame", leave=False) as bar:
+        def finish() -> None:
+            if running:
+                frames, future = running
+                for frame, image in zip(frames, future.result(), strict=True):
+                    writer.add_frame(image, frame.time, frame.duration)
+                bar.update(len(frames))
+
+        with (
+            ThreadPoolExecutor(1) as pool,
+            _bar(total=total, desc=name, unit="frame", leave=False) as bar,
+        ):
             for event in reader.read():
-                if isinstance(event, videos.Frame):
-                    batch.append(event)
-                    count += 1
-                else:
+                if not isinstance(event, videos.Frame):
                     writer.add_audio(event)
-                if len(batch) == self.restorer.batch:
-                    flush()
-            if batch:
-                flush()
+                    continue
+                decoded.append(event)
+                count += 1
+                if len(decoded) == self.restorer.batch:
+                    finish()
+                    running = decoded, pool.submit(self._restore_frames, decoded)
+                    decoded = []
+            finish()
+            if decoded:
+                running = decoded, pool.submit(self._restore_frames, decoded)
+                finish()
         return count
+
+    def _restore_frames(self, frames: Sequence[videos.Frame]) -> list[np.ndarray]:
+        before = np.stack([frame.image for frame in frames])
+        after = _from_unit(self.restorer(before), like=before)
+        return list(np.concatenate([before, after], axis=2) if self._compare else after)
 
 
 def _to_unit(pixels: np.ndarray, channels: int) -> np.ndarray:
@@ -266,6 +280,8 @@ class _Run:
             with self._noted(job):
                 notes = [*after.notes, *pictures.write_picture(job.target, after)]
                 height, width, _ = before.pixels.shape
+                if min(height, width) < self._how.restorer.minimum:
+                    notes.append("below the smallest size of the network: padded")
                 facts = {"width": width, "height": height, "notes": notes}
                 self._restored(job, digest, start, facts)
 

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from zoo_jax import models
-from zoo_jax.core.errors import ConfigError, DataError, closest
+from zoo_jax.core.errors import ConfigError, DataError, DeviceError, closest
 from zoo_jax.core.tree import named_leaves
 from zoo_jax.core.types import Restoring
 
@@ -55,6 +55,7 @@ class Restorer:
 
     Attributes:
       channels: Of the pictures.
+      minimum: Height and width that smaller pictures are padded to.
       batch: As given.
 
     Raises:
@@ -72,7 +73,7 @@ class Restorer:
         bucket: int | None = None,
     ):
         self._restoring = how = restoring_of(model)
-        self.model, self.channels = model, how.channels
+        self.model, self.channels, self.minimum = model, how.channels, how.minimum
         if pad not in get_args(Padding):
             raise ConfigError(
                 f"unknown padding {pad!r}: {closest(pad, get_args(Padding))}"
@@ -103,11 +104,13 @@ class Restorer:
         """Returns restored pictures, float32 in [0, 1].
 
         Args:
-          images: uint8, or floats in [0, 1].
+            images: uint8, or floats in [0, 1].
 
         Raises:
-          ConfigError: for another shape than `channels` allow.
-          DataError: if the network gives numbers that are not finite.
+            ConfigError: for another shape than `channels` allow.
+            DataError: if the network gives numbers that are not finite.
+            DeviceError: if the memory of the device is too small.
+        DeviceError: if the memory of the device is too small.
         """
         images = np.asarray(images)
         if images.ndim != 4 or images.shape[-1] != self.channels or 0 in images.shape:
@@ -203,8 +206,17 @@ class Restorer:
             some = np.stack(images[first : first + self.batch])
             missing = self.batch - len(some)
             filled = np.concatenate([some, np.repeat(some[-1:], missing, axis=0)])
-            y = _run(self._restoring.apply, module, variables, filled)
-            out.append(np.asarray(y)[: len(some)])
+            try:
+                y = np.asarray(_run(self._restoring.apply, module, variables, filled))
+            except jax.errors.JaxRuntimeError as error:
+                if "RESOURCE_EXHAUSTED" not in str(error):
+                    raise
+                _, height, width, _ = filled.shape
+                raise DeviceError(
+                    f"{self.batch} x {height}x{width} pixels need more memory than the"
+                    " device has: run in smaller tiles, or a smaller batch"
+                ) from None
+            out.append(y[: len(some)])
         return np.concatenate(out)
 
     def _in_tiles(self, image: np.ndarray) -> np.ndarray:

@@ -39,7 +39,7 @@ class StorageError(ZooError):
 
 
 class DeviceError(ZooError):
-    """Too few devices or hosts, or a batch that does not divide among them."""
+    """Too few devices or hosts, too little memory, or a batch that does not divide."""
 
 
 class DivergenceError(ZooError):
