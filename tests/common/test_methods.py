@@ -44,6 +44,18 @@ class Case:
 
 CASES = [
     Case(
+        "deblurgan_v2/gopro_mobilenet.py",
+        "tiny,generator=plain_residual,critics=patch",  # compiles fast
+        plain={
+            f"optim.{player}": dict(name="sgd", lr=0.01)
+            for player in ("generator", "discriminator")
+        },
+        low_precision={
+            "model.dtype": "bfloat16",
+            "discriminators.patch.dtype": "bfloat16",
+        },
+    ),
+    Case(
         "deep_k_means/digits_cnn.py",
         "tiny",
         plain={"optim": dict(name="sgd", lr=0.01)},
@@ -160,11 +172,8 @@ def test_prediction_is_finite_traces_once_and_has_a_row_per_example(case):
 
 @cases
 def test_every_trainable_leaf_moves_and_no_other(case):
-    task, _, _ = train(case, steps=1)
+    task, state, _ = train(case, steps=1)
     batches = first_batches(case)[0]
-    state = jax.jit(lambda key: init_state(task, key, batches[task.players[0].stream]))(
-        make_key(0)
-    )
     for index, player in enumerate(task.players):
         owned = {name: state.params[name] for name in player.owns}
 
@@ -186,12 +195,13 @@ def test_every_trainable_leaf_moves_and_no_other(case):
 @cases
 def test_twenty_steps_on_one_batch_lower_the_loss(case):
     _, _, history = train(case, steps=20, repeat=True)
-    losses = [
-        sum(float(v) for n, v in m.items() if n.split("/")[-1] == "loss")
-        for m in history
-    ]
+    losses = [loss_of_all_players(metrics) for metrics in history]
     assert np.isfinite(losses).all()
     assert np.mean(losses[-3:]) < losses[0]
+
+
+def loss_of_all_players(metrics):
+    return sum(float(v) for n, v in metrics.items() if n.split("/")[-1] == "loss")
 
 
 @cases
@@ -219,7 +229,7 @@ def test_low_precision_stays_finite_with_float32_parameters(case):
     assert np.isfinite([float(v) for m in history for v in m.values()]).all()
     _, _, full = train(case)
     # Eight bits of mantissa: the same loss to a few percent, and not the same number.
-    ratio = float(history[0]["loss"]) / float(full[0]["loss"])
+    ratio = loss_of_all_players(history[0]) / loss_of_all_players(full[0])
     assert ratio == pytest.approx(1.0, abs=0.05)
     assert ratio != 1.0
 
@@ -253,7 +263,7 @@ def test_the_kmeans_link_joins_any_optimiser_by_config_alone(case):
         relaxation="labels",
         refresh_every=1,
     )
-    joined = {"optim": {**case.plain["optim"], "kmeans": link}}
+    joined = {key: {**optim, "kmeans": link} for key, optim in case.plain.items()}
     if load_config(case).get("sharing"):  # it shares weights in another way
         with pytest.raises(ConfigError, match="exclude each other"):
             build(load_config(case, joined))
@@ -265,7 +275,10 @@ def test_the_kmeans_link_joins_any_optimiser_by_config_alone(case):
     for name, before in named_leaves(plain.params).items():
         after = named_leaves(pulled.params)[name]
         if not name.endswith("kernel") or name.split("/")[0] not in owned:
-            np.testing.assert_array_equal(before, after, err_msg=name)
+            # Two programs, so equal up to rounding.
+            np.testing.assert_allclose(
+                before, after, rtol=1e-6, atol=1e-7, err_msg=name
+            )
             continue
         kernels += 1
         costs = [two_means_cost(np.asarray(leaf)) for leaf in (before, after)]
