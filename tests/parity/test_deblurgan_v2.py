@@ -98,15 +98,15 @@ def test_mobilenet_generator_agrees_in_every_mode_and_inside():
     network.check_batch()
 
 
-def test_inception_generator_agrees_in_every_mode_and_inside():
+def test_inception_generator_agrees_image_by_image_and_inside():
+    Network("fpn_inception").check_training()
+
+
+@pytest.mark.slow  # compiles the largest network twice more
+def test_inception_generator_agrees_by_running_statistics_and_on_batches():
     network = Network("fpn_inception")
-    network.check_training()
     network.check_running()
-
-
-@pytest.mark.slow  # compiles for a batch of two as long as for all else
-def test_inception_generator_agrees_on_batches():
-    Network("fpn_inception").check_batch()
+    network.check_batch()
 
 
 @pytest.mark.slow  # it differs from the other Inception generator by what it leaves out

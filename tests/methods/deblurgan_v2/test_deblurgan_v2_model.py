@@ -129,7 +129,7 @@ def test_images_of_illegal_sizes_are_refused_in_one_line(name, shape, message):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", sorted({*SMALL} - {"fpn_mobilenet_dsc"}))
 def test_a_last_layer_of_zeros_changes_no_bit(name):
     module, variables, x = small(name)
     params = variables["params"]
@@ -143,7 +143,7 @@ def test_a_last_layer_of_zeros_changes_no_bit(name):
     assert np.abs(changed - x).mean() > 0.05
 
 
-@pytest.mark.parametrize("name", ["fpn_mobilenet", "fpn_inception", "resnet9"])
+@pytest.mark.parametrize("name", ["fpn_mobilenet", "resnet9"])
 def test_by_image_a_batch_is_its_images_one_by_one(name):
     module, variables, x = small(name)
     both = evaluate(module, variables, x)
@@ -156,35 +156,28 @@ def test_by_image_a_batch_is_its_images_one_by_one(name):
 
 def test_by_batch_the_other_images_matter():
     module, variables, x = small("fpn_mobilenet")
-    module = module.clone(norm_mode="batch")
-    both = evaluate(module, variables, x)
-    alone = evaluate(module, variables, x[:1])
-    assert np.abs(both[:1] - alone).max() > 0.01
+    by_batch = evaluate(module.clone(norm_mode="batch"), variables, x)
+    assert np.abs(by_batch - evaluate(module, variables, x)).max() > 0.01
 
 
-@pytest.mark.parametrize("mode", ["per_image", "batch", "running"])
-def test_training_normalises_by_what_it_sees_and_moves_all_running_statistics(mode):
+def test_evaluation_by_running_statistics_trains_by_the_batch_and_moves_them():
     module, variables, x = small("fpn_mobilenet")
-    module = module.clone(norm_mode=mode)
-    y, state = train(module, variables, x)
-    # "running" says what evaluation does.
-    seen = module.clone(norm_mode="batch" if mode == "running" else mode)
-    np.testing.assert_allclose(y, evaluate(seen, variables, x), atol=2e-4)
+    y, state = train(module.clone(norm_mode="running"), variables, x)
+    by_batch = evaluate(module.clone(norm_mode="batch"), variables, x)
+    np.testing.assert_allclose(y, by_batch, atol=2e-4)
     before = named_leaves(variables["batch_stats"])
     after = named_leaves(state["batch_stats"])
     assert before.keys() == after.keys()
     assert all(np.abs(after[k] - before[k]).min() > 0 for k in before)
 
 
-@pytest.mark.parametrize("name", ["fpn_mobilenet", "fpn_inception"])
-def test_frozen_statistics_of_an_image_give_its_own_restoration(name):
-    module, variables, x = small(name)
+def test_frozen_statistics_of_an_image_give_its_own_restoration():
+    module, variables, x = small("fpn_mobilenet")
     statistics = jax.jit(functools.partial(networks.image_statistics, module))(
         variables, x[:1]
     )
-    assert jax.tree.structure(statistics) == jax.tree.structure(
-        variables["batch_stats"]
-    )
+    before = variables["batch_stats"]
+    assert jax.tree.structure(statistics) == jax.tree.structure(before)
     frozen = module.clone(norm_mode="running")
     y = evaluate(frozen, variables | {"batch_stats": statistics}, x[:1])
     np.testing.assert_allclose(y, evaluate(module, variables, x[:1]), atol=2e-4)
