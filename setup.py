@@ -52,6 +52,8 @@ EXTRAS_REQUIRE = {
     "torch": ["torch>=2.6"],
     # jax.export serialises StableHLO with it.
     "export": ["flatbuffers>=24"],
+    # ONNX files, and the check of each. From 0.13.1 on jax2onnx wants an older orbax than the core.
+    "onnx": ["jax2onnx>=0.13,<0.13.1", "onnxruntime>=1.20"],
     # What the tests and the checks before a commit need.
     "dev": [
         "pytest>=8",

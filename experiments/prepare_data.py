@@ -11,7 +11,9 @@ from absl import flags
 
 from experiments import common
 
-_DATASET = flags.DEFINE_string("dataset", None, "E.g. cifar10, mnist or gopro/linear.", required=True)
+_DATASET = flags.DEFINE_string(
+    "dataset", None, "E.g. cifar10, mnist or gopro/linear.", required=True
+)
 _SOURCE = flags.DEFINE_string(
     "source_dir", None, "Folder of the published files; by default below $ZOO_DATA."
 )

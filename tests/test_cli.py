@@ -290,7 +290,7 @@ def test_export_writes_a_program_and_its_description(run, model, published, tmp_
     ]
     code, out, err = run(*argv, "--batch", "2", "--platforms", "cpu,tpu")
     assert (code, err) == (0, "")
-    assert "input 2x28x28x1" in out
+    assert "input 2 x 28 x 28 x 1" in out
     facts = json.loads((tmp_path / "m.stablehlo.json").read_text())
     assert facts["platforms"] == ["cpu", "tpu"]
     program = jax.export.deserialize(bytearray((tmp_path / "m.stablehlo").read_bytes()))

@@ -24,6 +24,19 @@ def load(path):
     return jax.export.deserialize(bytearray(path.read_bytes()))
 
 
+@pytest.fixture(scope="module")
+def deblur():
+    """Takes multiples of 4; its transposed convolutions have a form for each backend."""
+    return zoo_jax.create_model("deblurgan_v2/resnet9", width=4, blocks=1)
+
+
+@pytest.fixture
+def onnxruntime():
+    for package in ("jax2onnx", "onnxruntime"):
+        pytest.importorskip(package, reason='ONNX needs pip install "zoo-jax[onnx]"')
+    return sys.modules["onnxruntime"]
+
+
 def image(batch):
     return np.random.default_rng(batch).random((batch, 28, 28, 1), np.float32)
 
@@ -59,6 +72,9 @@ def test_a_fixed_batch_size_and_several_platforms(model, tmp_path):
     [
         ({"batch": 0}, "at least 1, got 0"),
         ({"platforms": ["gpu"]}, "unknown platform 'gpu': choose from cpu, cuda"),
+        ({"size": (0, 5)}, "size must be at least 1, got 0"),
+        ({"format": "onx"}, "unknown format 'onx': did you mean 'onnx'"),
+        ({"format": "onnx", "platforms": ["cpu"]}, "platforms are for StableHLO"),
     ],
 )
 def test_wrong_requests_are_refused(model, tmp_path, kw, message):
@@ -90,6 +106,10 @@ def test_a_program_that_disagrees_is_not_written(model, tmp_path, monkeypatch, w
     assert list(tmp_path.iterdir()) == []
 
 
+def signed(*shape):
+    return np.random.default_rng(1).uniform(-1, 1, shape).astype(np.float32)
+
+
 class FixedBatch:
     """Stands in for a network that computes with its batch size as with a number."""
 
@@ -103,3 +123,100 @@ def test_a_network_that_needs_its_batch_size_says_so(tmp_path):
         export_model(model, tmp_path / "m")
     assert "\n" not in str(error.value)
     assert export_model(model, tmp_path / "m", batch=2)["relative_difference"] == 0
+
+
+def test_a_network_of_any_size_keeps_it_open_on_every_platform(deblur, tmp_path):
+    path = tmp_path / "m.stablehlo"
+    facts = export_model(deblur, path, platforms=["cuda"])
+    assert facts["inputs"][0]["shape"] == ["b", "4*h", "4*w", 3]
+    assert facts["outputs"][0]["shape"] == facts["inputs"][0]["shape"]
+    program = load(path)
+    assert program.platforms == ("cuda", "cpu")
+    assert "stablehlo.case" in program.mlir_module()  # a form for each
+    x = signed(2, 16, 12, 3)
+    np.testing.assert_allclose(program.call(x), deblur(x), atol=1e-4)
+    for wrong in (signed(1, 10, 12, 3), signed(1, 4, 12, 3)):  # no multiple; too small
+        with pytest.raises(ValueError, match="shape"):
+            program.call(wrong)
+
+
+def test_a_size_fixes_the_image(deblur, tmp_path):
+    path = tmp_path / "m.stablehlo"
+    facts = export_model(deblur, path, batch=1, size=(16, 12))
+    assert facts["inputs"][0]["shape"] == [1, 16, 12, 3]
+    with pytest.raises(ConfigError, match="multiples of 4, got 10x12"):
+        export_model(deblur, tmp_path / "n", size=(10, 12))
+    names = sorted(p.name for p in tmp_path.iterdir())
+    assert names == ["m.stablehlo", "m.stablehlo.json"]
+
+
+def test_onnx_runs_elsewhere_and_agrees(onnxruntime, tmp_path):
+    path = tmp_path / "m.onnx"
+    plain = zoo_jax.create_model("deblurgan_v2/plain_residual", width=4, blocks=1)
+    facts = export_model(plain, path, size=(16, 12))
+    assert facts["format"] == "onnx"
+    assert facts["inputs"] == [
+        {"name": "input", "shape": ["b", 16, 12, 3], "dtype": "float32"}
+    ]
+    assert [o["name"] for o in facts["outputs"]] == ["output"]
+    session = onnxruntime.InferenceSession(path.read_bytes())
+    x = signed(2, 16, 12, 3)
+    (got,) = session.run(None, {"input": x})
+    np.testing.assert_allclose(got, plain(x), atol=1e-3)
+    assert json.loads((tmp_path / "m.onnx.json").read_text()) == facts
+
+
+def test_a_program_that_onnxruntime_refuses_is_one_line(deblur, onnxruntime, tmp_path):
+    """The converter declares wrong shapes for mirrored borders, which resnet9 has."""
+    with pytest.raises(ZooError, match=r"onnxruntime refuses .* StableHLO") as error:
+        export_model(deblur, tmp_path / "m.onnx", size=(16, 12))
+    assert "\n" not in str(error.value)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow  # four programs of 70 convolutions each
+@pytest.mark.parametrize("suffix", [".stablehlo", ".onnx"])
+def test_a_pyramid_is_exported_in_both_formats(onnxruntime, tmp_path, suffix):
+    model = zoo_jax.create_model(
+        "deblurgan_v2/fpn_mobilenet", pyramid=16, head=8, width=0.25
+    )
+    size = None if suffix == ".stablehlo" else (64, 96)
+    facts = export_model(model, tmp_path / f"m{suffix}", batch=1, size=size)
+    shape = [1, "32*h", "32*w", 3] if size is None else [1, 64, 96, 3]
+    assert facts["inputs"][0]["shape"] == shape
+
+
+def test_the_format_may_be_named(model, onnxruntime, tmp_path):
+    path = tmp_path / "m.program"
+    facts = export_model(model, path, format="onnx", batch=2)
+    session = onnxruntime.InferenceSession(path.read_bytes())
+    (got,) = session.run(None, {"input": image(2)})
+    np.testing.assert_allclose(got, model(image(2)), atol=1e-4)
+    assert facts["inputs"][0]["shape"] == [2, 28, 28, 1]
+
+
+def test_an_onnx_file_that_disagrees_is_not_written(
+    model, onnxruntime, tmp_path, monkeypatch
+):
+    original = onnxruntime.InferenceSession
+
+    class Wrong(original):
+        def run(self, *arguments):
+            return [1.01 * y for y in super().run(*arguments)]
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Wrong)
+    with pytest.raises(ZooError, match="nothing was written"):
+        export_model(model, tmp_path / "m.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("package", ["jax2onnx", "onnxruntime"])
+def test_without_its_packages_onnx_says_how_to_get_them(
+    model, tmp_path, monkeypatch, package
+):
+    for name in ("jax2onnx", "onnxruntime"):
+        monkeypatch.setitem(sys.modules, name, sys)
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ZooError, match=rf'{package}: pip install "zoo-jax\[onnx\]"'):
+        export_model(model, tmp_path / "m.onnx")
+    assert list(tmp_path.iterdir()) == []

@@ -94,7 +94,9 @@ def test_every_entry_builds_what_it_says(name):
     assert {str(leaf.dtype) for leaf in jax.tree.leaves(variables)} == {"float32"}
     assert entry.doc
     assert entry.doc[-1] != "."
-    parameters = inspect.signature(models.import_object(entry.build)).parameters.values()
+    parameters = inspect.signature(
+        models.import_object(entry.build)
+    ).parameters.values()
     assert {p.kind for p in parameters} == {inspect.Parameter.KEYWORD_ONLY}
 
 

@@ -10,6 +10,7 @@ import errno
 import hashlib
 import os
 import pathlib
+import re
 import shutil
 import sys
 import tempfile
@@ -167,25 +168,41 @@ def export_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--weights", required=True, metavar="W", help="file or folder, as for convert"
     )
-    parser.add_argument("-o", "--output", required=True, metavar="OUT.stablehlo")
+    parser.add_argument(
+        "-o", "--output", required=True, metavar="OUT.stablehlo|OUT.onnx"
+    )
+    parser.add_argument(
+        "--format",
+        metavar="F",
+        help="stablehlo or onnx; default: by the suffix of OUT",
+    )
     parser.add_argument(
         "--batch", default="symbolic", metavar="N|symbolic", help="default: symbolic"
     )
     parser.add_argument(
+        "--size",
+        metavar="HxW",
+        help="default: symbolic in StableHLO for networks that take any size, else as listed by"
+        " zoo-jax models",
+    )
+    parser.add_argument(
         "--platforms",
         metavar="P,...",
-        help="of cpu, cuda, rocm, tpu; this machine's is always among them",
+        help="of cpu, cuda, rocm, tpu, for StableHLO; this machine's is always among them",
     )
 
 
 def export_command(args: argparse.Namespace) -> dict[str, Any]:
-    """Writes one self-contained StableHLO file, checked against the model first."""
+    """Writes one self-contained file, checked against the model first."""
     from zoo_jax.export import (
         export_model,
     )  # imports much that other commands do without
 
     if args.batch != "symbolic" and not args.batch.isdecimal():
         raise ConfigError(f"--batch is a number or 'symbolic', not {args.batch!r}")
+    if args.size and not re.fullmatch(r"\d+x\d+", args.size):
+        raise ConfigError(f"--size is HxW, e.g. 720x1280, not {args.size!r}")
+    size = tuple(map(int, args.size.split("x"))) if args.size else None
     platforms = args.platforms.split(",") if args.platforms else None
     with _stages(2) as stage:
         stage("loading")
@@ -196,14 +213,20 @@ def export_command(args: argparse.Namespace) -> dict[str, Any]:
         facts = export_model(
             model,
             args.output,
+            format=args.format,
+            size=size,
             batch=None if args.batch == "symbolic" else int(args.batch),
             platforms=platforms,
         )
-    shapes = ", ".join("x".join(map(str, i["shape"])) for i in facts["inputs"])
+    shape = " x ".join(map(str, facts["inputs"][0]["shape"]))
+    runs = (
+        f"ONNX opset {facts['opset']}"
+        if facts["format"] == "onnx"
+        else f"for {', '.join(facts['platforms'])}"
+    )
     print(
-        f"wrote {args.output}: {args.model}, input {shapes}, {facts['bytes']:,} bytes, for"
-        f" {', '.join(facts['platforms'])}; agrees with the model within"
-        f" {facts['relative_difference']:.1e}"
+        f"wrote {args.output}: {args.model}, input {shape}, {facts['bytes']:,} bytes,"
+        f" {runs}; agrees with the model within {facts['relative_difference']:.1e}"
     )
     return facts | {"output": args.output}
 
@@ -285,17 +308,22 @@ examples:
     "export": _Command(
         export_command,
         export_arguments,
-        "a network with its weights -> one StableHLO file",
+        "a network with its weights -> one StableHLO or ONNX file",
         """\
-The file holds the weights and needs neither this package nor flax to run:
+The file holds the weights and needs neither this package nor flax to run. StableHLO:
   jax.export.deserialize(bytearray(open("digits.stablehlo", "rb").read())).call(x)
 It is loaded again and compared with the model before it appears. Shapes and dtypes stand in
-OUT.stablehlo.json. Needs: pip install "zoo-jax[export]".
+OUT.json beside it. Needs: pip install "zoo-jax[export]", for ONNX "zoo-jax[onnx]".
+
+The batch size stays open. So does the image size in StableHLO where the network takes any:
+an input of b x 32*h x 32*w x 3 takes every multiple of 32. An ONNX file has one image size.
 
 examples:
   zoo-jax export --model deep_k_means/digits_cnn --weights digits -o digits.stablehlo
   zoo-jax export --model deep_k_means/digits_cnn --weights digits.npz --batch 8 \\
-      --platforms cpu,cuda,tpu -o digits_b8.stablehlo""",
+      --platforms cpu,cuda,tpu -o digits_b8.stablehlo
+  zoo-jax export --model deblurgan_v2/fpn_mobilenet --weights fpn_mobilenet.h5 \\
+      --size 736x1280 -o deblur.onnx""",
     ),
     "restore": _Command(
         restore.restore_command,
