@@ -11,9 +11,10 @@ import safetensors.numpy
 from golden import Golden
 
 from zoo_jax import cli, convert, models
-from zoo_jax.core.errors import WeightsError
+from zoo_jax.core.errors import ConfigError, WeightsError
 from zoo_jax.core.tree import named_leaves
-from zoo_jax.methods.deblurgan_v2.convert import load_vgg19
+from zoo_jax.methods.deblurgan_v2.convert import load_backbone, load_vgg19
+from zoo_jax.methods.deblurgan_v2.model import build_resnet9
 from zoo_jax.nn.vgg import Vgg19Features
 
 MOBILENET = "deblurgan_v2/fpn_mobilenet"
@@ -202,6 +203,62 @@ def test_converting_reports_what_was_left_out(tmp_path, capsys, monkeypatch):
     report = json.loads((tmp_path / "c.json").read_text())
     assert len(report["copies"]) == 270
     assert len(report["matched"]) == 260
+
+
+def as_backbone(prefix, weights):
+    """What a classifier's file holds: the backbone's own keys, and layers behind it."""
+    own = {
+        k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)
+    }
+    return own | {"classifier.1.weight": np.zeros((3, 2), np.float32)}
+
+
+def as_torchvision(weights):
+    """There a convolution, its norm and ReLU6 are one module; the last one is bare."""
+    out = {}
+    for key, array in weights.items():
+        parts = key.split(".")
+        if parts[0] == "features" and parts[2] == "conv":
+            layer, part = divmod(int(parts[3]), 3)
+            last = layer == (1 if parts[1] == "1" else 2)
+            parts[3] = f"{layer + part}" if last else f"{layer}.{part}"
+        out[".".join(parts)] = array
+    assert len(out) == len(weights)
+    return out
+
+
+@pytest.mark.parametrize("change", [dict, as_data_parallel, as_torchvision])
+def test_a_mobilenet_of_either_layout_becomes_the_backbone(change, variables, tmp_path):
+    features = {
+        k: v for k, v in published("fpn_mobilenet").items() if ".features." in k
+    }
+    np.savez(tmp_path / "w.npz", **change(as_backbone("fpn.", features)))
+    got = load_backbone(tmp_path / "w.npz", models.build_module(MOBILENET))
+    assert set(got) == {"params", "batch_stats"}
+    for kind, tree in got.items():
+        jax.tree.map(np.testing.assert_array_equal, tree, variables[kind]["backbone"])
+
+
+def test_an_inception_resnet_becomes_the_backbone(tmp_path):
+    name = "deblurgan_v2/fpn_inception"
+    np.savez(
+        tmp_path / "w.npz", **as_backbone("fpn.inception.", published("fpn_inception"))
+    )
+    got = load_backbone(tmp_path / "w.npz", models.build_module(name))
+    whole = convert.apply(
+        network(name)[0], published("fpn_inception"), network(name)[1]
+    )
+    for kind, tree in got.items():
+        jax.tree.map(np.testing.assert_array_equal, tree, whole[kind]["backbone"])
+
+
+def test_a_generator_without_a_backbone_or_with_another_one_says_so(tmp_path):
+    with pytest.raises(ConfigError, match="ResNetGenerator has none, leave it empty"):
+        load_backbone(tmp_path / "w.npz", build_resnet9())
+    inception = as_backbone("fpn.inception.", published("fpn_inception"))
+    np.savez(tmp_path / "w.npz", **{k: inception[k] for k in list(inception)[:9]})
+    with pytest.raises(WeightsError, match=r"no place for: conv2d_1a\.conv\.weight"):
+        load_backbone(tmp_path / "w.npz", models.build_module(MOBILENET))
 
 
 @pytest.fixture(scope="module")
