@@ -62,7 +62,9 @@ def get_config(arg=None, *, generator="fpn_mobilenet", data="gopro"):
             raise ConfigError(f"{key}={opt[key]!r}: choose from {', '.join(choices)}")
     c = base_config(task="deblurgan_v2", seed=opt.seed, steps=EPOCHS * EPOCH)
     c.mesh.devices = 1 if opt.batch == 1 else 0
-    c.model = dict(name=opt.generator, norm_mode="per_image", dtype="float32")
+    c.model = dict(name=opt.generator, dtype="float32")
+    if opt.generator != "plain_residual":  # which has no norms
+        c.model.norm_mode = "per_image"
     c.backbone = ""
     c.discriminators = {
         name: dict(name=f"{name}_discriminator", norm_mode="per_image", dtype="float32")

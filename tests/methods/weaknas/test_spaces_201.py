@@ -233,7 +233,7 @@ def test_damaged_and_missing_tables_say_how_to_get_one(tmp_path, monkeypatch):
     with pytest.raises(DataError, match=r"no table .*none.npz: .*NATS-Bench"):
         open_pool("nas_bench_201", dataset="cifar10", table=tmp_path / "none.npz")
     monkeypatch.delenv("ZOO_DATA", raising=False)
-    with pytest.raises(DataError, match=r"give table=FILE, or let .* ZOO_DATA"):
+    with pytest.raises(DataError, match=r"give table=FILE .*, or let .* ZOO_DATA"):
         open_pool("nas_bench_201", dataset="cifar10")
     pth = tmp_path / "NAS-Bench-201-v1_1-096897.pth"
     pth.write_bytes(b"PK")
