@@ -1,5 +1,6 @@
-"""What the builders of labelled images share."""
+"""What builders share, and what those of labelled images share."""
 
+import abc
 import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
@@ -11,18 +12,16 @@ from PIL import Image
 from zoo_jax.core.errors import DataError
 
 
-class LabelledImages(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """A builder of `image` and `label` from files of a folder.
+class OfficialFiles:
+    """The part of a builder that knows where files are and how many there must be.
 
     Args:
       source_dir: Where the official files are.
-      counts: Split -> number of examples that must be found; default: the documented ones.
+      counts: Split -> number that must be found; default: the documented ones.
       **kwargs: Of the TFDS builder, e.g. ``data_dir``.
     """
 
     VERSION = tfds.core.Version("1.0.0")
-    SHAPE: ClassVar[tuple[int, int, int]]
-    CLASSES: ClassVar[tuple[str, ...]]
     COUNTS: ClassVar[Mapping[str, int]]
     HOMEPAGE: ClassVar[str]
     CITATION: ClassVar[str]
@@ -38,9 +37,18 @@ class LabelledImages(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         self.counts = dict(self.COUNTS if counts is None else counts)
         super().__init__(**kwargs)
 
+
+class LabelledImages(
+    OfficialFiles, tfds.core.GeneratorBasedBuilder, skip_registration=True
+):
+    """A builder of `image` and `label`; arguments as `OfficialFiles`."""
+
+    SHAPE: ClassVar[tuple[int, int, int]]
+    CLASSES: ClassVar[tuple[str, ...]]
+
+    @abc.abstractmethod
     def read(self, split: str) -> tuple[np.ndarray, np.ndarray]:
         """Images (uint8 [n, h, w, c]) and labels [n] of a split. Raises `DataError`."""
-        raise NotImplementedError
 
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(

@@ -1,7 +1,8 @@
 """What the builders of blurred and sharp pairs share."""
 
+import abc
 import pathlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -9,6 +10,7 @@ import tensorflow_datasets as tfds
 import tqdm
 
 from zoo_jax.core.errors import DataError
+from zoo_jax.data.builders.base import OfficialFiles
 from zoo_jax.data.pairs import decode_pair, match_pairs
 
 # Examples of one file. TFDS keeps what it writes to one in memory until the file is closed.
@@ -26,38 +28,18 @@ class FramePair(NamedTuple):
 
 # Not a GeneratorBasedBuilder: that needs TensorFlow itself for splits beyond 1 GB, and keeps
 # all of a split in memory if its order is to stay.
-class PairedImages(tfds.core.ShardBasedBuilder, skip_registration=True):
+class PairedImages(OfficialFiles, tfds.core.ShardBasedBuilder, skip_registration=True):
     """A builder of `image`, `sharp`, `sequence` and `index` from files of a folder.
 
     Files are copied as they are, after each has been decoded once to see that it can be and
-    that both of a pair have one size.
-
-    Args:
-      source_dir: Where the official files are.
-      counts: Split -> number that must be found; default: the documented one.
-      **kwargs: Of the TFDS builder, e.g. ``data_dir``.
+    that both of a pair have one size. Arguments as `OfficialFiles`.
     """
 
-    VERSION = tfds.core.Version("1.0.0")
-    COUNTS: ClassVar[Mapping[str, int]]
     UNIT: ClassVar[str] = "pairs"  # what is counted
-    HOMEPAGE: ClassVar[str]
-    CITATION: ClassVar[str]
 
-    def __init__(
-        self,
-        *,
-        source_dir: pathlib.Path,
-        counts: Mapping[str, int] | None = None,
-        **kwargs: Any,
-    ):
-        self.source_dir = pathlib.Path(source_dir)
-        self.counts = dict(self.COUNTS if counts is None else counts)
-        super().__init__(**kwargs)
-
+    @abc.abstractmethod
     def find(self, split: str) -> Sequence[Any]:
         """What `example` makes the examples of a split of, in order. Raises `DataError`."""
-        raise NotImplementedError
 
     def count(self, found: Sequence[Any]) -> int:
         """How many of `UNIT` were found."""
