@@ -8,37 +8,36 @@ import numpy as np
 
 
 def draw_trade_off(rows: Sequence[Mapping[str, Any]]) -> Any:
-    """Draws PSNR against multiply-adds.
+    """Draws PSNR against multiply-adds, one panel per stream.
 
     Args:
-      rows: Dicts with ``arm``, ``gmacs``, ``psnr`` and ``psnr_std``; one without multiply-adds is the
-        blurred input and becomes a line.
+      rows: Dicts with ``stream``, ``arm``, ``gmacs``, ``psnr`` and ``psnr_std``; one without
+        multiply-adds is the blurred input and becomes a line.
 
     Returns:
       A matplotlib figure.
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6.4, 4), layout="constrained")
-    ax = figure.subplots()
-    for row in rows:
-        if not row["gmacs"]:
-            ax.axhline(row["psnr"], color="0.5", linestyle="--", label=row["arm"])
-            continue
-        ax.errorbar(row["gmacs"], row["psnr"], yerr=row["psnr_std"], fmt="o", capsize=3)
-        ax.annotate(
-            row["arm"],
-            (row["gmacs"], row["psnr"]),
-            xytext=(5, 5),
-            textcoords="offset points",
-            fontsize=8,
-        )
-    ax.set_xscale("log")
-    ax.margins(x=0.2)
-    ax.set_xlabel("multiply-adds of a 256x256 picture (10⁹)")
-    ax.set_ylabel("PSNR (dB)")
-    ax.grid(alpha=0.3)
-    ax.legend(fontsize=8)
+    streams = list(dict.fromkeys(row["stream"] for row in rows))
+    figure = Figure(figsize=(3.6 * len(streams), 3.4), layout="constrained")
+    panels = figure.subplots(1, len(streams), squeeze=False)[0]
+    for ax, stream in zip(panels, streams, strict=True):
+        for row in (row for row in rows if row["stream"] == stream):
+            if not row["gmacs"]:
+                ax.axhline(row["psnr"], color="0.5", linestyle="--", label=row["arm"])
+                continue
+            at = (row["gmacs"], row["psnr"])
+            ax.errorbar(*at, yerr=row["psnr_std"], fmt="o", capsize=3)
+            offset = {"xytext": (5, 5), "textcoords": "offset points"}
+            ax.annotate(row["arm"], at, fontsize=8, **offset)
+        ax.set_xscale("log")
+        ax.margins(x=0.3, y=0.15)
+        ax.set_title(stream)
+        ax.set_xlabel("multiply-adds of 256x256 (10⁹)")
+        ax.grid(alpha=0.3)
+        ax.legend(fontsize=8)
+    panels[0].set_ylabel("PSNR (dB)")
     return figure
 
 

@@ -283,10 +283,7 @@ def _publish(
     options: Mapping[str, Any],
 ) -> None:
     ctx.writer.table("deblurring", list(rows), caption=_TABLE.format(**options))
-    stream = options["streams"][0]
-    points = [row for row in rows if row["stream"] == stream]
-    figure = draw_trade_off(points)
-    ctx.writer.figure("psnr_against_macs", figure, caption=_TRADE_OFF.format(stream))
+    ctx.writer.figure("psnr_against_macs", draw_trade_off(rows), caption=_TRADE_OFF)
     if options["pictures"]:
         figure = draw_pictures(
             pictures.batches(),
@@ -303,9 +300,7 @@ _TABLE = (
     "{baseline} with its 95 % interval, paired by picture and resampled over seeds, scenes and "
     "pictures; multiply-adds of one 256x256 picture; seconds of one training."
 )
-_TRADE_OFF = (
-    "Stream '{}': PSNR against multiply-adds of a 256x256 picture; bars are seeds."
-)
+_TRADE_OFF = "PSNR against multiply-adds of a 256x256 picture; bars are the deviation over seeds."
 _PICTURES = (
     "The centre {zoom}x{zoom} pixels: blurred, restored by each arm (first seed), sharp, with the PSNR of "
     "the whole picture in dB. Pictures are spread evenly over the stream, not chosen."
