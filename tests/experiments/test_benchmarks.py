@@ -119,6 +119,21 @@ def test_the_benchmark_of_weaknas_measures_fits_rankings_and_searches(root, tmp_
     assert all(float(row["ours"]) > 0 for row in (fit, rank, search))
 
 
+@pytest.mark.slow  # compiles a training step of the pyramid
+def test_the_benchmark_of_deblurgan_v2_compares_equal_networks(root, tmp_path):
+    """It times nothing unless both networks give the same picture."""
+    pytest.importorskip("torch")
+    table = tmp_path / "a.csv"
+    done = call(root, "--tiny", "--rounds=1", f"--csv={table}", of="deblurgan_v2")
+    assert done.returncode == 0, done.stderr[-3000:]
+    with table.open() as f:
+        rows = list(csv.DictReader(f))
+    assert {"forward, 64x64", "training step, 64x64"} == {row["what"] for row in rows}
+    forward, *_, training = (float(row["limit"]) for row in rows)
+    assert training == pytest.approx(3 * forward, rel=1e-3)
+    assert all(float(row["ours"]) > 0 < float(row["theirs"]) for row in rows)
+
+
 def test_an_unknown_part_is_one_line(root):
     done = call(root, "--parts=kmean")
     assert done.returncode == 2
