@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from jaxtyping import Array
+from jaxtyping import Array, Float
 from jaxtyping import Key as _Key
 
 Key = _Key[Array, ""]  # a typed PRNG key
@@ -17,6 +17,8 @@ Batch = Mapping[
 Terms = Mapping[str, Array]  # unweighted loss terms, each of shape "" or "b"
 Metrics = Mapping[str, Array]
 Ratios = Mapping[str, Any]  # name -> Ratio
+RestoreFn = Callable[[Float[Array, "b h w 3"]], Float[Array, "b h w 3"]]
+# RGB pictures in [0, 1] -> pictures of the same shape and range, restored or enhanced
 
 
 class Restoring(NamedTuple):

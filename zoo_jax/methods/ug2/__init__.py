@@ -1,0 +1,9 @@
+"""UG^2 (arXiv 1901.09482): does restoration, put before a recogniser, help it to recognise?
+
+Readers and metrics of the benchmark, enhancers, recognisers, and the harness that scores them.
+"""
+
+CONFIG_KEYS = ("model", "recogniser", "loss", "degrade", "optim", "arms", "study")
+procedures: dict = {}
+
+__all__ = ["CONFIG_KEYS", "procedures"]
