@@ -47,13 +47,15 @@ EXTRAS_REQUIRE = {
         "threadpoolctl>=3.5",  # scikit-learn's own need; holds a benchmark to its cores
     ],
     # What a benchmark measures itself against; its rows are left out without it.
-    "compare": ["faiss-cpu>=1.9"],
+    "compare": ["faiss-cpu>=1.9", "onnx>=1.17", "onnxruntime>=1.20"],
     # Reads published .pth files. Large, and only needed for that.
     "torch": ["torch>=2.6"],
     # jax.export serialises StableHLO with it.
     "export": ["flatbuffers>=24"],
     # ONNX files, and the check of each. From 0.13.1 on jax2onnx wants an older orbax than the core.
     "onnx": ["jax2onnx>=0.13,<0.13.1", "onnxruntime>=1.20"],
+    # Runs the 8-bit networks that judge restored pictures.
+    "tflite": ["ai-edge-litert>=2"],
     # What the tests and the checks before a commit need.
     "dev": [
         "pytest>=8",
