@@ -3,6 +3,7 @@
 Keys of the state are those of the published files without duplicates and unused blocks.
 """
 
+import copy
 from collections.abc import Sequence
 
 import torch
@@ -37,6 +38,12 @@ class Block(nn.Module):
 
 def _norm(channels: int) -> nn.Module:
     return nn.InstanceNorm2d(channels, track_running_stats=True)
+
+
+def _enlarged(x: torch.Tensor, factor: int) -> torch.Tensor:
+    # Sizes as numbers: with a factor, an exported file would not know its shapes.
+    size = tuple(int(side) * factor for side in x.shape[2:])
+    return nn.functional.interpolate(x, size=size)
 
 
 class Head(nn.Module):
@@ -81,14 +88,13 @@ class Pyramid(nn.Module):
             x = layer(x)
             if number in TAPS:
                 laterals.append(getattr(self, f"lateral{len(laterals)}")(x))
-        up = nn.functional.interpolate
         maps = [laterals[4]]
         for td, lateral in (
             (self.td1, laterals[3]),
             (self.td2, laterals[2]),
             (self.td3, laterals[1]),
         ):
-            maps.append(td(lateral + up(maps[-1], scale_factor=2)))
+            maps.append(td(lateral + _enlarged(maps[-1], 2)))
         return laterals[0], *maps[::-1]
 
 
@@ -108,11 +114,31 @@ class TorchFPN(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Restores images [b, 3, h, w] in [-1, 1]."""
-        up = nn.functional.interpolate
         first, *maps = self.fpn(x)
         heads = [getattr(self, f"head{i}")(m) for i, m in enumerate(maps, start=1)]
-        wide = [up(h, scale_factor=2**i) if i else h for i, h in enumerate(heads)]
+        wide = [_enlarged(h, 2**i) if i else h for i, h in enumerate(heads)]
         y = self.smooth(torch.cat(wide[::-1], 1))
-        y = self.smooth2(up(y, scale_factor=2) + first)
-        y = self.final(up(y, scale_factor=2))
+        y = self.smooth2(_enlarged(y, 2) + first)
+        y = self.final(_enlarged(y, 2))
         return torch.clamp(x + torch.tanh(y), -1, 1)
+
+
+def of_one_picture(network: TorchFPN) -> nn.Module:
+    """The same function of a batch of one, without running statistics.
+
+    A batch norm then is an instance norm, which an exported file can hold.
+    """
+    network = copy.deepcopy(network)
+    for module in list(network.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, nn.BatchNorm2d | nn.InstanceNorm2d):
+                norm = nn.InstanceNorm2d(child.num_features, affine=child.affine)
+                norm.load_state_dict(
+                    {
+                        k: v
+                        for k, v in child.state_dict().items()
+                        if k in ("weight", "bias")
+                    }
+                )
+                setattr(module, name, norm)
+    return network.eval()

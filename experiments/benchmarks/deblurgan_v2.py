@@ -17,6 +17,7 @@ out, with a note.
 """
 
 import io
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -173,6 +174,8 @@ def _onnx(
 ) -> dict[str, Callable[[], Any]]:
     import torch
 
+    from experiments.benchmarks._torch_fpn import of_one_picture
+
     try:
         import onnx  # noqa: F401  what torch.onnx writes with
         import onnxruntime
@@ -180,8 +183,9 @@ def _onnx(
         logging.warning("onnxruntime left out: %s is not installed", error.name)
         return {}
     file = io.BytesIO()
-    training = torch.onnx.TrainingMode.PRESERVE
-    torch.onnx.export(theirs, (x,), file, training=training, dynamo=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # the newer way needs more
+        torch.onnx.export(of_one_picture(theirs), (x,), file, dynamo=False)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = setting.cores
     session = onnxruntime.InferenceSession(

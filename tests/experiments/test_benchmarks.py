@@ -139,3 +139,18 @@ def test_an_unknown_part_is_one_line(root):
     assert done.returncode == 2
     assert "unknown part 'kmean': did you mean 'kmeans'" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow  # four processes and four programs to compile
+def test_the_benchmark_of_restore_measures_processes_and_tiles(root, tmp_path):
+    pytest.importorskip("skimage")
+    table = tmp_path / "a.csv"
+    done = call(root, "--tiny", f"--csv={table}", of="restore")
+    assert done.returncode == 0, done.stderr[-3000:]
+    with table.open() as f:
+        rows = list(csv.DictReader(f))
+    peaks = [float(row["ours"]) for row in rows if row["what"].endswith("peak")]
+    assert len(peaks) == 4
+    assert all(1e8 < peak < 1e11 for peak in peaks)  # bytes of a process with jax
+    alone, merged, known = (float(r["ours"]) for r in rows if r["unit"] == "dB")
+    assert alone < merged < known
