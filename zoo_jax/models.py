@@ -54,6 +54,7 @@ class ModelEntry:
 _DEEP_K_MEANS = "zoo_jax.methods.deep_k_means"
 _WEAKNAS = "zoo_jax.methods.weaknas"
 _U_SAID = "zoo_jax.methods.u_said"
+_UG2 = "zoo_jax.methods.ug2"
 _DEBLURGAN = "zoo_jax.methods.deblurgan_v2"
 
 MODELS: dict[str, ModelEntry] = {
@@ -176,6 +177,38 @@ MODELS: dict[str, ModelEntry] = {
         example=(1, 44, 44, 3),
         network="denoiser",
         doc="cascaded denoiser; BGR in [0, 255] minus mean -> its restored centre",
+    ),
+    "ug2/arcnn": ModelEntry(
+        build=f"{_UG2}.model:build_arcnn",
+        table=f"{_UG2}.tables:arcnn_table",
+        example=(1, 48, 48, 1),
+        network="restorer",
+        restorer=f"{_UG2}.restorer:arcnn_restoring",
+        doc="against JPEG artefacts; luma in [0, 1] -> the same without them",
+    ),
+    "ug2/srcnn": ModelEntry(
+        build=f"{_UG2}.model:build_srcnn",
+        table=f"{_UG2}.tables:srcnn_table",
+        example=(1, 48, 48, 1),
+        network="restorer",
+        restorer=f"{_UG2}.restorer:super_resolution_restoring",
+        doc="super-resolution by three layers; enlarged luma in [0, 1] -> sharper",
+    ),
+    "ug2/srnet": ModelEntry(
+        build=f"{_UG2}.model:build_srnet",
+        table=f"{_UG2}.tables:srnet_table",
+        example=(1, 48, 48, 3),
+        network="restorer",
+        restorer=f"{_UG2}.restorer:srnet_restoring",
+        doc="restorer trained for a recogniser; RGB in [0, 1] -> RGB of its own scale",
+    ),
+    "ug2/vdsr": ModelEntry(
+        build=f"{_UG2}.model:build_vdsr",
+        table=f"{_UG2}.tables:vdsr_table",
+        example=(1, 48, 48, 1),
+        network="restorer",
+        restorer=f"{_UG2}.restorer:super_resolution_restoring",
+        doc="super-resolution by twenty layers; enlarged luma in [0, 1] -> sharper",
     ),
     "weaknas/mobilenet_v3_ofa": ModelEntry(
         build=f"{_WEAKNAS}.model:build_mobilenet_v3_ofa",

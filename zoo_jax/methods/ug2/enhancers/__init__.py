@@ -1,0 +1,1 @@
+"""Enhancers by name: functions that take pictures and return pictures of the same size."""
