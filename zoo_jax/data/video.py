@@ -8,7 +8,7 @@ not grow with the length.
 import math
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from typing import Any, NamedTuple, Self
 
@@ -24,7 +24,7 @@ EXTENSIONS = frozenset((".mp4", ".mov", ".mkv", ".webm"))
 MAX_PIXELS = 8192 * 4320  # of one frame: a decoder holds up to 16 of them
 
 # What is sniffed for. Left out on purpose: play lists and others that open further files.
-_FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg"
+FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg"
 _UNSPECIFIED, _BT709, _BT601 = 2, 1, 5  # colour matrices, as FFmpeg numbers them
 # The fast path of the scaler repeats chroma samples and loses 9 dB there and back.
 SCALER = Interpolation.BICUBIC | Interpolation.ACCURATE_RND
@@ -70,6 +70,8 @@ class VideoReader:
       path: A local file. The content decides the format, not the name.
       max_damages: So many are passed over and counted in `damages`; the next is an error.
       max_pixels: Larger frames are refused.
+      short_side: Frames are made smaller so that their shorter side has so many pixels, in
+        the step that makes them RGB; smaller ones stay. None keeps the size.
 
     Raises:
       MediaError: if the file is absent, empty, no video, or has no picture that can be decoded.
@@ -81,14 +83,16 @@ class VideoReader:
         *,
         max_damages: int = 0,
         max_pixels: int = MAX_PIXELS,
+        short_side: int | None = None,
     ):
         self.path = pathlib.Path(path)
         self.damages = 0
+        self._short_side = short_side
         self._max_damages, self._max_pixels = max_damages, max_pixels
         self._scaler = VideoReformatter()
         self._shape: tuple[int, int] | None = None  # of a stored frame
         self._last: Fraction | None = None
-        self.container = _open(self.path)
+        self.container = open_media(self.path)
         try:
             cover = Disposition.attached_pic  # a still picture beside music
             videos = (
@@ -102,7 +106,7 @@ class VideoReader:
             self._check_size(self._stream.width, self._stream.height)
             self._stream.thread_type = "AUTO"
             self._events = self._decode()
-            self._head: list[Frame | av.Packet] = []  # up to the first frame
+            self._head: list[_Decoded | av.Packet] = []  # up to the first frame
             self.info = self._read_head()
         except BaseException:
             self.close()
@@ -140,25 +144,79 @@ class VideoReader:
         Raises:
           MediaError: for one damage more than allowed.
         """
-        yield from self._head
-        self._head = []
-        yield from self._events
+        for event in self._read():
+            yield self._make(event) if isinstance(event, _Decoded) else event
 
     def frames(self) -> Iterator[Frame]:
         """Yields the frames. Raises as `read`."""
         return (event for event in self.read() if isinstance(event, Frame))
 
+    def shown_at(
+        self, times: Sequence[Fraction]
+    ) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
+        """Yields the picture that is shown at each time; the rest is never made RGB.
+
+        That is the last picture that starts at or before the time, and the first one for a
+        time before it. It ends early where the video does: at the last picture's end, or half
+        a second behind its start where the file does not say.
+
+        Args:
+          times: In seconds, none before its predecessor, on the clock of `Frame.time`.
+
+        Raises:
+          MediaError: as `read`.
+        """
+        decoded = (e for e in self._read() if isinstance(e, _Decoded))
+        shown, made, coming = next(decoded, None), None, next(decoded, None)
+        for time in times:
+            while coming is not None and coming.time <= time:
+                shown, made, coming = coming, None, next(decoded, None)
+            if shown is None:
+                return
+            if coming is None and time >= shown.time + (
+                shown.duration or Fraction(1, 2)
+            ):
+                return
+            if made is None:
+                made = self._make(shown).image
+            yield made
+
+    def seek(self, time: Fraction) -> None:
+        """Goes on from a key frame at or before `time`, as far as the index of the file is true.
+
+        The next frame says where that was: if its time is too late, start anew instead.
+
+        Raises:
+          MediaError: if the file cannot be searched.
+        """
+        try:
+            self.container.seek(
+                math.floor(time / self._stream.time_base), stream=self._stream
+            )
+        except av.FFmpegError as error:
+            raise MediaError(f"{self.path}: has no index: {explain(error)}") from None
+        self._head, self._last = [], None
+        self._events = self._decode()
+
     # --- internals --------------------------------------------------------------------------
+
+    def _read(self) -> Iterator["_Decoded | av.Packet"]:
+        yield from self._head
+        self._head = []
+        yield from self._events
 
     def _read_head(self) -> VideoInfo:
         for event in self._events:
             self._head.append(event)
-            if isinstance(event, Frame):
+            if isinstance(event, _Decoded):
                 break
         else:
             raise MediaError(f"{self.path}: has no frame that can be decoded")
+        self.first = event.time
         stream = self._stream
-        height, width, _ = event.image.shape
+        height, width = self._shape
+        if self._turn.transpose:
+            height, width = width, height
         duration = None
         if stream.duration:
             duration = stream.duration * stream.time_base
@@ -179,7 +237,7 @@ class VideoReader:
             colour=self._colour,
         )
 
-    def _decode(self) -> Iterator[Frame | av.Packet]:
+    def _decode(self) -> Iterator["_Decoded | av.Packet"]:
         for packet in self._packets():
             if packet.stream is not self._stream:
                 if packet.size:  # not the end mark of the stream
@@ -193,9 +251,9 @@ class VideoReader:
                 self._damage(f"a packet that cannot be decoded ({explain(error)})")
                 continue
             for frame in frames:
-                made = self._make(frame)
-                if made is not None:
-                    yield made
+                decoded = self._check(frame)
+                if decoded is not None:
+                    yield decoded
         self._check_end()
 
     def _packets(self) -> Iterator[av.Packet]:
@@ -207,7 +265,7 @@ class VideoReader:
             except av.FFmpegError as error:  # the next turn goes on behind it
                 self._damage(f"unreadable data ({explain(error)}): cut off or damaged")
 
-    def _make(self, frame: av.VideoFrame) -> Frame | None:
+    def _check(self, frame: av.VideoFrame) -> "_Decoded | None":
         shape = (frame.height, frame.width)
         if self._shape is None:
             self._check_size(frame.width, frame.height)
@@ -228,11 +286,22 @@ class VideoReader:
             self._damage(f"a frame at {float(time):.3f} s behind a later one")
             return None
         self._last = time
-        rgb = self._scaler.reformat(
-            frame, format="rgb24", src_colorspace=self._colour[0], interpolation=SCALER
-        )
         duration = (frame.duration or 0) * frame.time_base
-        return Frame(self._turn.apply(rgb.to_ndarray()), time, Fraction(duration))
+        return _Decoded(frame, time, Fraction(duration))
+
+    def _make(self, decoded: "_Decoded") -> Frame:
+        size = {}
+        if self._short_side and min(self._shape) > self._short_side:
+            height, width = fit_short_side(self._shape, self._short_side)
+            size = {"width": width, "height": height}
+        rgb = self._scaler.reformat(
+            decoded.frame,
+            format="rgb24",
+            src_colorspace=self._colour[0],
+            interpolation=SCALER,
+            **size,
+        )
+        return Frame(self._turn.apply(rgb.to_ndarray()), decoded.time, decoded.duration)
 
     def _time(self, frame: av.VideoFrame) -> Fraction:
         if frame.pts is not None:
@@ -273,6 +342,25 @@ class VideoReader:
                 self._max_damages > 0
             )
             raise MediaError(f"{self.path}: {what}, after {place}{many}")
+
+
+class _Decoded(NamedTuple):
+    """A frame as the decoder gave it, not yet RGB."""
+
+    frame: av.VideoFrame
+    time: Fraction
+    duration: Fraction
+
+
+def fit_short_side(shape: tuple[int, int], short_side: int) -> tuple[int, int]:
+    """Height and width whose shorter one is `short_side`, of nearly the same proportion.
+
+    >>> fit_short_side((720, 1280), 256)
+    (256, 455)
+    """
+    height, width = shape
+    scale = Fraction(short_side, min(height, width))
+    return round(height * scale), round(width * scale)
 
 
 def video_info(path: str | os.PathLike[str]) -> VideoInfo:
@@ -347,12 +435,24 @@ def _turn(frame: av.VideoFrame, path: pathlib.Path) -> _Turn:
     )
 
 
-def _open(path: pathlib.Path) -> av.container.InputContainer:
+def open_media(
+    path: pathlib.Path, *, kind: str = "video", formats: str = FORMATS
+) -> av.container.InputContainer:
+    """Opens a local file and nothing that it may refer to.
+
+    Args:
+      path: The file.
+      kind: What it should be, for the message.
+      formats: What is sniffed for: names of FFmpeg's readers with commas between.
+
+    Raises:
+      MediaError: if it is absent, empty, or of none of these formats.
+    """
     try:
         with path.open("rb") as file:
             if not file.read(1):
                 raise MediaError(f"{path}: the file is empty")
-        options = {"format_whitelist": _FORMATS, "protocol_whitelist": "file"}
+        options = {"format_whitelist": formats, "protocol_whitelist": "file"}
         return av.open(
             f"file:{path.absolute()}",  # a bare "concat:..." would be more than a file
             "r",
@@ -361,7 +461,7 @@ def _open(path: pathlib.Path) -> av.container.InputContainer:
         )
     except av.FFmpegError as error:
         raise MediaError(
-            f"{path}: not a video that can be opened: {explain(error)}"
+            f"{path}: not a {kind} that can be opened: {explain(error)}"
         ) from None
     except OSError as error:
         raise MediaError(f"{path}: cannot be read: {error.strerror}") from None
