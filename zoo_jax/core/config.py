@@ -137,3 +137,22 @@ def require_keys(section: Mapping[str, Any], allowed, where: str) -> None:
     for key in section:
         if key not in allowed:
             raise ConfigError(f"unknown key {where}.{key}: {closest(key, allowed)}")
+
+
+def whole_section(
+    section: Mapping[str, Any] | None, keys: Sequence[str], where: str
+) -> dict[str, Any]:
+    """A section that has every one of `keys` and no other, as a plain dict.
+
+    Raises:
+      ConfigError: for the first key that is unknown or absent.
+
+    >>> whole_section({"zoom": 96}, ["zoom"], "study")
+    {'zoom': 96}
+    """
+    plain = to_dict(section or {})
+    require_keys(plain, keys, where)
+    for key in keys:
+        if key not in plain:
+            raise ConfigError(f"{where} lacks {key!r}: it needs {', '.join(keys)}")
+    return plain

@@ -9,7 +9,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from zoo_jax.core.config import digest, require_keys, to_dict
+from zoo_jax.core.config import digest, require_keys, to_dict, whole_section
 from zoo_jax.core.errors import ConfigError, closest
 from zoo_jax.core.files import read_json, write_json
 from zoo_jax.core.tree import count_parameters
@@ -308,11 +308,7 @@ _PICTURES = (
 
 
 def _options(config: ml_collections.ConfigDict) -> dict[str, Any]:
-    section = to_dict(config.get("study") or {})
-    require_keys(section, _KEYS, "study")
-    for key in _KEYS:
-        if key not in section:
-            raise ConfigError(f"study lacks {key!r}: it needs {', '.join(_KEYS)}")
+    section = whole_section(config.get("study"), _KEYS, "study")
     for name in section["streams"]:
         if name not in config.data:
             raise ConfigError(

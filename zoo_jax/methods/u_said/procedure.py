@@ -9,7 +9,7 @@ import ml_collections
 import numpy as np
 
 from zoo_jax.convert import apply, read_weights
-from zoo_jax.core.config import require_keys, to_dict
+from zoo_jax.core.config import whole_section
 from zoo_jax.core.errors import ConfigError, closest
 from zoo_jax.core.rng import make_key
 from zoo_jax.core.types import Variables
@@ -97,11 +97,7 @@ _PICTURES = (
 
 
 def _options(config: ml_collections.ConfigDict) -> dict[str, Any]:
-    section = to_dict(config.get("denoise") or {})
-    require_keys(section, _KEYS, "denoise")
-    for key in _KEYS:
-        if key not in section:
-            raise ConfigError(f"denoise lacks {key!r}: it needs {', '.join(_KEYS)}")
+    section = whole_section(config.get("denoise"), _KEYS, "denoise")
     if section["stream"] not in config.data:
         raise ConfigError(
             f"denoise.stream={section['stream']!r} is not in config.data: "
