@@ -10,7 +10,13 @@ import optax
 import pytest
 import toys
 
-from zoo_jax.core.errors import ConfigError, DataError, DeviceError, DivergenceError
+from zoo_jax.core.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    DeviceError,
+    DivergenceError,
+)
 from zoo_jax.data.source import ArraySource
 from zoo_jax.task import Evaluator, Ratio
 from zoo_jax.train import loop
@@ -256,6 +262,20 @@ def test_training_starts_from_given_networks(tmp_path):
         fit(toys.classifier(width=9), tmp_path / "c", variables=variables)
     with pytest.raises(ConfigError, match="this task trains"):
         fit(toys.frozen_teacher(), tmp_path / "d", variables=variables)
+
+
+def test_an_earlier_step_is_read_by_its_folder(tmp_path):
+    config = toys.toy_config(steps=4, checkpoint=dict(every=2, keep_last=2))
+    fit(toys.classifier(), tmp_path, config)
+    newest = workdir_variables(tmp_path)
+    same, earlier = (
+        workdir_variables(tmp_path / "checkpoints" / step) for step in ("4", "2")
+    )
+    chex.assert_trees_all_equal(newest, same)
+    with pytest.raises(AssertionError):
+        chex.assert_trees_all_equal(newest["params"], earlier["params"])
+    with pytest.raises(CheckpointError, match="has no step 3"):
+        workdir_variables(tmp_path / "checkpoints" / "3")
 
 
 def test_bad_configs_are_named(tmp_path):

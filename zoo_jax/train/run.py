@@ -224,15 +224,19 @@ def workdir_variables(path: str | os.PathLike[str], *, best: bool = False) -> Va
     """Reads ``{"params": ..., "model_state": ...}`` out of a workdir's checkpoint.
 
     Args:
-      path: A workdir, or the checkpoint folder in it.
+      path: A workdir, the checkpoint folder in it, or one step in that, e.g.
+        ``runs/cnn/checkpoints/400``.
       best: The best kept step instead of the newest.
 
     Raises:
       CheckpointError: if there is none that can be trusted.
     """
     path = pathlib.Path(path)
-    folder = path / CHECKPOINTS if (path / CHECKPOINTS).is_dir() else path
-    state = read_checkpoint(folder, best=best).state
+    if path.parent.name == CHECKPOINTS and path.name.isdecimal():
+        state = read_checkpoint(path.parent, step=int(path.name)).state
+    else:
+        folder = path / CHECKPOINTS if (path / CHECKPOINTS).is_dir() else path
+        state = read_checkpoint(folder, best=best).state
     return {
         "params": {**state["params"], **state.get("ema", {})},
         "model_state": dict(state.get("model_state", {})),
