@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from zoo_jax.core.errors import ConfigError, DataError, closest
-from zoo_jax.methods.ug2.annotations import Box
+from zoo_jax.data.builders.ug2.annotations import Box
 
 SIDE = 224  # of the networks that judge, and so the least side of a crop
 Rule = Literal["official", "safe"]

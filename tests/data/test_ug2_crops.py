@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 from zoo_jax.core.errors import ConfigError, DataError
-from zoo_jax.methods.ug2.annotations import Box
-from zoo_jax.methods.ug2.crops import (
+from zoo_jax.data.builders.ug2.annotations import Box
+from zoo_jax.data.builders.ug2.crops import (
     crop_object,
     crop_window,
     parse_name,
 )
 
-GOLDEN = pathlib.Path(__file__).parents[2] / "fixtures" / "golden" / "ug2_metrics.npz"
+GOLDEN = pathlib.Path(__file__).parents[1] / "fixtures" / "golden" / "ug2_metrics.npz"
 
 
 def golden_windows():

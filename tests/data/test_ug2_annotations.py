@@ -3,7 +3,7 @@
 import pytest
 
 from zoo_jax.core.errors import DataError
-from zoo_jax.methods.ug2.annotations import (
+from zoo_jax.data.builders.ug2.annotations import (
     Annotation,
     Box,
     class_name,
