@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
+from small_networks import SMALL_NETWORKS
 
 import zoo_jax
 from zoo_jax import convert, models
@@ -100,16 +101,9 @@ def test_every_entry_builds_what_it_says(name):
     assert {p.kind for p in parameters} == {inspect.Parameter.KEYWORD_ONLY}
 
 
-# Repeated blocks add nothing to a key table but time.
-SHORT = {
-    f"deblurgan_v2/fpn_inception{variant}": dict(blocks=(2, 1), pyramid=32, head=16)
-    for variant in ("", "_simple")
-}
-
-
 @pytest.mark.parametrize("name", [n for n, e in models.MODELS.items() if e.table])
 def test_every_key_table_fills_its_network_and_inverts(name):
-    module = models.build_module(name, **SHORT.get(name, {}))
+    module = models.build_module(name, **SMALL_NETWORKS.get(name, {}))
     template = models.abstract_variables(name, module)
     rng = np.random.default_rng(0)
     variables = jax.tree.map(

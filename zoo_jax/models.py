@@ -55,6 +55,7 @@ _DEEP_K_MEANS = "zoo_jax.methods.deep_k_means"
 _WEAKNAS = "zoo_jax.methods.weaknas"
 _U_SAID = "zoo_jax.methods.u_said"
 _UG2 = "zoo_jax.methods.ug2"
+_UG2 = "zoo_jax.methods.ug2"
 _DEBLURGAN = "zoo_jax.methods.deblurgan_v2"
 
 MODELS: dict[str, ModelEntry] = {
@@ -209,6 +210,42 @@ MODELS: dict[str, ModelEntry] = {
         network="restorer",
         restorer=f"{_UG2}.restorer:super_resolution_restoring",
         doc="super-resolution by twenty layers; enlarged luma in [0, 1] -> sharper",
+    ),
+    "ug2/vgg16": ModelEntry(
+        build=f"{_UG2}.classifiers:build_vgg16",
+        table=f"{_UG2}.convert:vgg_table",
+        example=(1, 224, 224, 3),
+        doc="VGG-16 for ImageNet; normalised RGB -> 1000 logits",
+    ),
+    "ug2/vgg19": ModelEntry(
+        build=f"{_UG2}.classifiers:build_vgg19",
+        table=f"{_UG2}.convert:vgg_table",
+        example=(1, 224, 224, 3),
+        doc="VGG-19 for ImageNet; normalised RGB -> 1000 logits",
+    ),
+    "ug2/resnet50": ModelEntry(
+        build=f"{_UG2}.classifiers:build_resnet50",
+        table=f"{_UG2}.convert:resnet_table",
+        example=(1, 224, 224, 3),
+        doc="ResNet-50 for ImageNet; normalised RGB -> 1000 logits",
+    ),
+    "ug2/inception_v3": ModelEntry(
+        build=f"{_UG2}.classifiers:build_inception_v3",
+        table=f"{_UG2}.convert:inception_v3_table",
+        example=(1, 299, 299, 3),
+        doc="Inception-v3 for ImageNet; RGB in [-1, 1] -> 1000 logits",
+    ),
+    "ug2/efficientnet_lite0": ModelEntry(
+        build=f"{_UG2}.classifiers:build_efficientnet_lite0",
+        table=f"{_UG2}.convert:efficientnet_lite_table",
+        example=(1, 224, 224, 3),
+        doc="EfficientNet-Lite0; (RGB in [0, 255] - 127) / 128 -> 1000 logits",
+    ),
+    "ug2/squeezenet": ModelEntry(
+        build=f"{_UG2}.classifiers:build_squeezenet",
+        table=f"{_UG2}.convert:squeezenet_table",
+        example=(1, 227, 227, 3),
+        doc="SqueezeNet 1.0; BGR in [0, 255] minus its mean -> 1000 scores",
     ),
     "weaknas/mobilenet_v3_ofa": ModelEntry(
         build=f"{_WEAKNAS}.model:build_mobilenet_v3_ofa",

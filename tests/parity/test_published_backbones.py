@@ -19,7 +19,7 @@ from zoo_jax.data.transforms import Normalize
 from zoo_jax.methods.deep_k_means.convert import cifar_resnet_table, googlenet_table
 from zoo_jax.methods.deep_k_means.model import build_cifar_resnet, build_googlenet
 from zoo_jax.models import create_model
-from zoo_jax.nn.googlenet import adaptive_mean_pool, ceil_max_pool
+from zoo_jax.nn.pool import adaptive_mean_pool, ceil_max_pool
 
 PUBLISHED = {20: "resnet20-12fca82f.th", 56: "resnet56-4bfd9763.th"}
 # Of the files of the ResNets, and of torchvision's GoogLeNet (without and with heads).

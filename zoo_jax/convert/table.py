@@ -7,7 +7,7 @@ a shape that does not fit are all named in one error.
 """
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -39,12 +39,15 @@ class Table:
       copies: Pairs of prefixes: a key that begins with the first must hold the same as the
         one that begins with the second. PyTorch stores a layer that two attributes share
         under both names.
+      prepare: Applied to what the file holds before anything is matched: a file may store an
+        array in parts, or number its layers. It leaves alone what the entries name.
     """
 
     entries: tuple[Entry, ...]
     ignore: tuple[str, ...] = ("*.num_batches_tracked",)
     strip: tuple[str, ...] = ("module.",)
     copies: tuple[tuple[str, str], ...] = ()
+    prepare: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None
 
     def __post_init__(self) -> None:
         for kind in ("source", "target"):
@@ -125,6 +128,7 @@ def match(
       arrays: Published key -> array.
       template: The network's variables; arrays or `jax.ShapeDtypeStruct`s.
     """
+    arrays = table.prepare(arrays) if table.prepare else arrays
     keys = _stripped(arrays, table.strip)  # name in the table -> key in the file
     copies, unequal = _take_copies(table.copies, keys, arrays)
     wanted = named_leaves(template)

@@ -156,6 +156,7 @@ class DepthwiseConv(nn.Module):
     Attributes:
       size: Side of the kernels, odd.
       stride: Stride; a map of n pixels becomes one of ceil(n / stride).
+      padding: Zeros on all four sides; None adds half a kernel.
       kernel_init: For the kernels [size, size, 1, c].
       bias_init: For the bias [c]; None means that there is none.
       dtype: Compute dtype.
@@ -163,6 +164,7 @@ class DepthwiseConv(nn.Module):
 
     size: int
     stride: int = 1
+    padding: int | None = None
     kernel_init: jax.nn.initializers.Initializer = nn.initializers.he_normal()
     bias_init: jax.nn.initializers.Initializer | None = None
     dtype: DTypeLike = jnp.float32
@@ -176,7 +178,7 @@ class DepthwiseConv(nn.Module):
             x.astype(self.dtype),
             kernel.astype(self.dtype),
             stride=self.stride,
-            padding=self.size // 2,
+            padding=self.size // 2 if self.padding is None else self.padding,
         )
         if self.bias_init is None:
             return y
