@@ -166,10 +166,27 @@ def test_onnx_runs_elsewhere_and_agrees(onnxruntime, tmp_path):
     assert json.loads((tmp_path / "m.onnx.json").read_text()) == facts
 
 
-def test_a_program_that_onnxruntime_refuses_is_one_line(deblur, onnxruntime, tmp_path):
-    """The converter declares wrong shapes for mirrored borders, which resnet9 has."""
+def test_mirrored_borders_and_transposed_convolutions_reach_onnx(
+    deblur, onnxruntime, tmp_path
+):
+    """The converter declares wrong shapes for the one and drops the dilation of the other."""
+    path = tmp_path / "m.onnx"
+    export_model(deblur, path, size=(16, 12))
+    x = signed(2, 16, 12, 3)
+    (got,) = onnxruntime.InferenceSession(path.read_bytes()).run(None, {"input": x})
+    np.testing.assert_allclose(got, deblur(x), atol=1e-3)
+
+
+def test_a_program_that_onnxruntime_refuses_is_one_line(
+    model, onnxruntime, tmp_path, monkeypatch
+):
+    class Refusing:
+        def __init__(self, *_, **__):
+            raise RuntimeError("not this one\nand why")
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Refusing)
     with pytest.raises(ZooError, match=r"onnxruntime refuses .* StableHLO") as error:
-        export_model(deblur, tmp_path / "m.onnx", size=(16, 12))
+        export_model(model, tmp_path / "m.onnx")
     assert "\n" not in str(error.value)
     assert not list(tmp_path.iterdir())
 
@@ -184,6 +201,14 @@ def test_a_pyramid_is_exported_in_both_formats(onnxruntime, tmp_path, suffix):
     facts = export_model(model, tmp_path / f"m{suffix}", batch=1, size=size)
     shape = [1, "32*h", "32*w", 3] if size is None else [1, 64, 96, 3]
     assert facts["inputs"][0]["shape"] == shape
+
+
+@pytest.mark.slow  # two programs of 60 convolutions each
+def test_the_inception_pyramid_reaches_onnx(onnxruntime, tmp_path):
+    model = zoo_jax.create_model(
+        "deblurgan_v2/fpn_inception", pyramid=8, head=4, blocks=(1, 1)
+    )
+    export_model(model, tmp_path / "m.onnx", size=(128, 128))
 
 
 def test_the_format_may_be_named(model, onnxruntime, tmp_path):

@@ -174,7 +174,9 @@ def _to_onnx(model: Model, shape: tuple[Any, ...], platforms: None) -> _Program:
 
     def convert() -> Any:
         with (
-            forms("native"),  # few nodes, which every runtime has its own fast form of
+            forms(
+                "portable"
+            ),  # few nodes, which every runtime has its own fast form of
             warnings.catch_warnings(),
             jax.numpy_rank_promotion("allow"),
         ):
@@ -191,6 +193,7 @@ def _to_onnx(model: Model, shape: tuple[Any, ...], platforms: None) -> _Program:
     proto = _traced(model, shape, convert)
     used = {name for node in proto.graph.node for name in node.input} | set(names)
     kept = [value for value in proto.graph.initializer if value.name in used]
+    del proto.graph.value_info[:]  # shapes of inner values; some are wrong
     del proto.graph.initializer[:]
     proto.graph.initializer.extend(kept)
     data = proto.SerializeToString()

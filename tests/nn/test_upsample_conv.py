@@ -90,7 +90,7 @@ def test_every_form_is_the_convolution_of_the_whole(case, choice):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4), got, want)
 
 
-@pytest.mark.parametrize("choice", ["cpu", "native"])
+@pytest.mark.parametrize("choice", ["cpu", "native", "portable"])
 def test_the_transposed_convolution_is_pytorchs(choice):
     torch = pytest.importorskip("torch")
     x, kernel = normal(0, 2, 5, 7, 3), normal(1, 3, 3, 3, 4)

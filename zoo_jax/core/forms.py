@@ -13,7 +13,8 @@ from typing import Any, Literal
 import jax
 
 # "lowered": both are traced, and each platform that the program is compiled for takes its own.
-Choice = Literal["cpu", "native", "lowered"]
+# "portable": the native form, unless a layer has one that converters to other formats understand.
+Choice = Literal["cpu", "native", "lowered", "portable"]
 _forced: contextvars.ContextVar[Choice | None] = contextvars.ContextVar(
     "forms", default=None
 )
@@ -42,7 +43,10 @@ def chosen() -> Choice:
 
 
 def by_backend(
-    *operands: Any, cpu: Callable[..., Any], native: Callable[..., Any]
+    *operands: Any,
+    cpu: Callable[..., Any],
+    native: Callable[..., Any],
+    portable: Callable[..., Any] | None = None,
 ) -> Any:
     """Applies one of two forms of the same function to arrays (or trees of them).
 
@@ -50,8 +54,11 @@ def by_backend(
       *operands: What the forms are applied to.
       cpu: The form for CPUs.
       native: The form for accelerators, and for other runtimes.
+      portable: The form for other runtimes, where it is not `native`.
     """
     choice = chosen()
     if choice == "lowered":
         return jax.lax.platform_dependent(*operands, cpu=cpu, default=native)
+    if choice == "portable" and portable is not None:
+        return portable(*operands)
     return (cpu if choice == "cpu" else native)(*operands)

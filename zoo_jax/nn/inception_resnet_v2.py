@@ -123,10 +123,14 @@ class Mixed(nn.Module):
                 )(y, train=train)
             out.append(y)
         if self.pool == "max":
-            out.append(nn.max_pool(x, (3, 3), strides=(2, 2)))
+            out.append(nn.max_pool(x, window_shape=(3, 3), strides=(2, 2)))
         elif self.pool == "mean":
             y = nn.avg_pool(
-                x, (3, 3), strides=(1, 1), padding="SAME", count_include_pad=False
+                x,
+                window_shape=(3, 3),
+                strides=(1, 1),
+                padding="SAME",
+                count_include_pad=False,
             )
             out.append(ConvNorm(64, 1, name="pool_conv", **options)(y, train=train))
         return jnp.concatenate(out, -1)
@@ -187,9 +191,9 @@ class InceptionResNetV2Trunk(nn.Module):
 
         e0 = single(x, 32, 3, "conv2d_1a", stride=2)
         y = single(single(e0, 32, 3, "conv2d_2a"), 64, 3, "conv2d_2b", padding=1)
-        e1 = nn.max_pool(y, (3, 3), strides=(2, 2))
+        e1 = nn.max_pool(y, window_shape=(3, 3), strides=(2, 2))
         y = single(single(e1, 80, 1, "conv2d_3b"), 192, 3, "conv2d_4a")
-        e2 = nn.max_pool(y, (3, 3), strides=(2, 2))
+        e2 = nn.max_pool(y, window_shape=(3, 3), strides=(2, 2))
         y = mixed(e2, _MIXED_5B, "mean", "mixed_5b")
         for i in range(self.blocks[0]):
             y = residual(y, _BLOCK_35, 0.17, f"block35_{i}")

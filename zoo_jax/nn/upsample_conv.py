@@ -194,6 +194,7 @@ def conv_transpose(
             lhs_dilation=(2, 2),
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
         ),
+        portable=phases,  # jax2onnx 0.13 drops the dilation of the input
     )
 
 
