@@ -37,6 +37,7 @@ class ModuleTower:
       call: ``(apply, example, key) -> feature``. It calls `apply` exactly once, as one calls
         ``module.apply`` but without the variables. An example is a batch without its leading axis.
 
+    >>> import jax
     >>> import jax.numpy as jnp
     >>> tower = ModuleTower(nn.Dense(2), lambda apply, x, key: apply(x["pixels"]))
     >>> params = {"kernel": jnp.ones((3, 2)), "bias": jnp.zeros(2)}
