@@ -1,5 +1,6 @@
 """Photographs of differing sizes, one by one: from packages, from a folder, with index masks."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -7,6 +8,7 @@ import numpy as np
 from zoo_jax.core.errors import ConfigError, DataError, MediaError, closest
 from zoo_jax.core.files import PathLike
 from zoo_jax.data.folder import image_files, resolve
+from zoo_jax.data.geometry import Resize
 from zoo_jax.data.media import EXTENSIONS, decode_image, decode_indices
 from zoo_jax.data.samples import photos
 
@@ -107,10 +109,14 @@ class SegmentedPhotos(PhotoFolder):
       names: As in `PhotoFolder` (VOC's lists).
       crop: As in `PhotoFolder`.
       void: A further index that counts as no class (CamVid: 11).
+      num_classes: Indices from here on are an error, but for `void` and 255; None takes all.
+      size: (height, width), or one number for both, that every pair is resized to after the crop:
+        the image bilinearly with antialiasing, the mask by the pixel under each new centre.
 
     Raises:
+      ConfigError: for fewer than 2 classes or a size below 1.
       DataError: as `PhotoFolder`, and if a mask is absent.
-      MediaError: while reading, for a pair that differs in size.
+      MediaError: while reading, for a pair that differs in size or a mask with an unknown index.
     """
 
     def __init__(
@@ -121,7 +127,14 @@ class SegmentedPhotos(PhotoFolder):
         names: PathLike | None = None,
         crop: int | None = None,
         void: int | None = None,
+        num_classes: int | None = None,
+        size: int | Sequence[int] | None = None,
     ):
+        if num_classes is not None and num_classes < 2:
+            raise ConfigError(f"num_classes must be 2 or more, got {num_classes}")
+        self._size = [size, size] if isinstance(size, int) else size
+        if size is not None and (len(self._size) != 2 or min(self._size) < 1):
+            raise ConfigError(f"size must be [height, width] from 1, got {size}")
         super().__init__(root, names=names)
         folder = resolve(masks)
         self._masks = [folder / f"{path.stem}.png" for path in self.paths]
@@ -130,7 +143,9 @@ class SegmentedPhotos(PhotoFolder):
             raise DataError(
                 f"{len(absent)} of {len(self.paths)} masks are absent, the first is {absent[0]}"
             )
-        self._side, self._void = crop, void
+        self._side, self._void, self._classes = crop, void, num_classes
+        if num_classes is not None:
+            self.info |= {"num_classes": num_classes}
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         image = super().__getitem__(index)["image"]
@@ -145,7 +160,22 @@ class SegmentedPhotos(PhotoFolder):
         labels = labels.astype(np.int32)
         if self._void is not None:
             labels = np.where(labels == self._void, np.int32(255), labels)
+        self._check(labels, self._masks[index])
+        if self._size is not None:
+            image = Resize(self._size)({"image": image}, None)["image"]
+            labels = _nearest(labels, self._size)
         return {"image": image, "segmentation": labels}
+
+    def _check(self, labels: np.ndarray, path: Any) -> None:
+        if self._classes is None:
+            return
+        unknown = np.unique(labels[(labels >= self._classes) & (labels != 255)])
+        if unknown.size:
+            void = "255" if self._void is None else f"{self._void} or 255"
+            raise MediaError(
+                f"{path} has the index {unknown[0]}: classes are 0 to {self._classes - 1}, "
+                f"void is {void}; a mask holds indices, not grey levels of colours"
+            )
 
 
 def centre_crop(image: np.ndarray, side: int | None, name: str) -> np.ndarray:
@@ -161,6 +191,15 @@ def centre_crop(image: np.ndarray, side: int | None, name: str) -> np.ndarray:
         raise MediaError(f"{name}: an image of {h}x{w} has no centre square of {side}")
     top, left = (h - side) // 2, (w - side) // 2
     return image[top : top + side, left : left + side]
+
+
+def _nearest(labels: np.ndarray, size: Sequence[int]) -> np.ndarray:
+    """The label under the centre of each new pixel."""
+    rows, columns = (
+        (np.arange(new) * 2 + 1) * old // (2 * new)
+        for new, old in zip(size, labels.shape, strict=True)
+    )
+    return labels[rows][:, columns]
 
 
 def _read_names(path: PathLike) -> list[str]:

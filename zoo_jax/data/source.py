@@ -16,12 +16,14 @@ Example = dict[str, Any]  # name -> numpy array or scalar
 class Source(Protocol):
     """A finite data set with random access.
 
-    Two attributes are optional. ``take(indices: Int[np.ndarray, "b"]) -> dict`` returns whole
-    batches; the loader prefers it, so give it only to data in memory. ``info: dict`` holds
-    facts such as ``num_classes``.
+    Three attributes are optional. ``take(indices: Int[np.ndarray, "b"]) -> dict`` returns whole
+    batches; the loader prefers it, so give it only to data in memory. ``draw(index, rng)``
+    returns an example of which a part is chosen at random, such as a window of a long clip;
+    the loader calls it in place of ``[index]``, with the generator that the transform then goes
+    on with. ``info: dict`` holds facts such as ``num_classes``.
 
-    Reading an example must depend on its index alone, may happen in several processes at
-    once, and raises `MediaError` for a file that cannot be decoded.
+    Reading an example must depend on its index (and `rng`) alone, may happen in several
+    processes at once, and raises `MediaError` for a file that cannot be decoded.
     """
 
     def __len__(self) -> int: ...
@@ -68,6 +70,7 @@ SOURCES: dict[str, str] = {
     "camvid": "zoo_jax.data.photo_sets:camvid",
     "cbsd68": "zoo_jax.data.photo_sets:cbsd68",
     "cifar10": "zoo_jax.data.tfds:cifar10",
+    "clips": "zoo_jax.data.clips:Clips",
     "digits": "zoo_jax.data.samples:digits",
     "dvd": "zoo_jax.data.prepared_pairs:dvd",
     "gopro": "zoo_jax.data.prepared_pairs:gopro",

@@ -16,6 +16,7 @@ _KEYS: dict[str, dict[str, Any]] = {
     "cosine": {"warmup": 0, "end": 0.0},
     "linear": {"warmup": 0, "hold": 0, "end": 0.0},
     "linear_by_run": {"warmup": 0, "hold": 0, "end": 0.0, "run": 1.0, "every": 1},
+    "poly": {"warmup": 0, "power": 0.9, "every": 1},
     "step": {"warmup": 0, "boundaries": None, "factors": 0.1},
     "exponential": {"start": 1e-3, "end": 1.0, "steps": 1.0},
 }
@@ -36,6 +37,8 @@ def build_schedule(
       in place of what is left of it after `hold`, so that `end` is never reached; changed only
       every `every` steps. The released code of DeblurGAN-v2 (arXiv 1908.03826) decays so:
       with 50 of 200 epochs held, the last one trains with a quarter of the rate.
+    - ``poly``: (1 - step / total)^`power`, changed only every `every` steps: the schedule of
+      DeepLab (arXiv 1606.00915) and of many segmentation codes after it.
     - ``step``: after each of `boundaries` the factor is multiplied by the next of `factors`
       (one number serves all of them).
     - ``exponential``: from `start` to `end` with equal ratios over `steps`, then constant;
@@ -131,6 +134,21 @@ def _linear_by_run(keys, warmup, total_steps):
     return factor
 
 
+def _poly(keys, warmup, total_steps):
+    power = _require_number(keys["power"], "schedule.power")
+    every = steps_of(keys["every"], total_steps, "every")
+    if power <= 0 or every < 1:
+        raise ConfigError(
+            f"schedule 'poly' needs power > 0 and every of 1 or more, got {power}, {every}"
+        )
+
+    def factor(step):
+        left = 1 - jnp.minimum(step // every * every / total_steps, 1.0)
+        return left**power
+
+    return factor
+
+
 def _step(keys, warmup, total_steps):
     boundaries, factors = keys["boundaries"], keys["factors"]
     if not boundaries:
@@ -176,6 +194,7 @@ _SHAPES = {
     "cosine": _cosine,
     "linear": _linear,
     "linear_by_run": _linear_by_run,
+    "poly": _poly,
     "step": _step,
 }
 

@@ -142,6 +142,11 @@ class FPNSegmentation(nn.Module):
         return conv(joined, self.num_classes, 3, "classify").astype(jnp.float32)
 
 
+def without_mean(image: Float[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
+    """What `FPNSegmentation` takes: RGB in [0, 1] minus `RGB_MEAN`."""
+    return image - jnp.array(RGB_MEAN).reshape(1, 1, 1, 3)
+
+
 def _resize_to(x: Array, like: Array) -> Array:
     """Bilinear, half-pixel centres (PyTorch's ``align_corners=False``), to the size of `like`."""
     shape = (x.shape[0], *like.shape[1:3], x.shape[3])

@@ -18,12 +18,21 @@ from zoo_jax.methods.u_said.losses import (
     noise_loss,
     shrink_labels,
 )
-from zoo_jax.methods.u_said.model import RGB_MEAN, make_denoiser, make_segmentation
+from zoo_jax.methods.u_said.model import (
+    make_denoiser,
+    make_segmentation,
+    without_mean,
+)
+from zoo_jax.methods.u_said.segmentation import (
+    SEGMENTATION,
+    SEGMENTATION_MODES,
+    make_segmentation_task,
+)
 from zoo_jax.metrics.image import psnr, ssim_uniform
 from zoo_jax.optim.build import build_optimizer
 from zoo_jax.task import Aux, Player, Ratio, Task, TrainState
 
-DENOISER, SEGMENTATION = "denoiser", "segmentation"
+DENOISER = "denoiser"
 MODES = ("plain", "s_said", "u_said")
 
 _LOSS = {
@@ -53,9 +62,15 @@ def make_task(config: ml_collections.ConfigDict, steps: int) -> Task:
         network normalises by the batch; its running statistics never change).
       steps: Length of the run, for schedules.
 
+    Returns:
+      The task; with the ``loss.mode`` "supervised" or "label_free" that of
+      `make_segmentation_task`, which trains the segmentation network itself.
+
     Raises:
       ConfigError: for a section that does not fit.
     """
+    if config.loss.get("mode") in SEGMENTATION_MODES:
+        return make_segmentation_task(config, steps)
     module, loss_options = make_denoiser(config.model), _loss_options(config.loss)
     sigma, mode = _sigma(config.noise), loss_options["mode"]
     segmentation = None if mode == "plain" else make_segmentation(config.segmentation)
@@ -101,7 +116,7 @@ def make_task(config: ml_collections.ConfigDict, steps: int) -> Task:
             "params": state.params[SEGMENTATION],
             **state.model_state[SEGMENTATION],
         }
-        image = image - jnp.array(RGB_MEAN).reshape(1, 1, 1, 3)
+        image = without_mean(image)
         if not loss_options["batch_statistics"]:
             return segmentation.apply(variables, image)
         return segmentation.apply(
@@ -163,7 +178,8 @@ def _loss_options(section: Mapping[str, Any]) -> dict[str, Any]:
     section = to_dict(section)
     require_keys(section, _LOSS, "loss")
     options = {**_LOSS, **section}
-    for key, choices in (("mode", MODES), ("uncertainty", tuple(UNCERTAINTIES))):
+    modes = (*MODES, *SEGMENTATION_MODES)
+    for key, choices in (("mode", modes), ("uncertainty", tuple(UNCERTAINTIES))):
         if options[key] not in choices:
             raise ConfigError(
                 f"unknown loss.{key} {options[key]!r}: {closest(options[key], choices)}"
