@@ -18,6 +18,7 @@ from jaxtyping import Float32, Int
 
 from zoo_jax.core.errors import ConfigError, DataError, closest
 from zoo_jax.core.files import PathLike, atomic_write
+from zoo_jax.core.wire import wire_fields
 from zoo_jax.methods.weaknas.spaces.nas_bench_101_cell import (
     ABSENT,
     NODES,
@@ -35,7 +36,7 @@ from zoo_jax.methods.weaknas.spaces.tables import (
     locate,
     one_hot,
 )
-from zoo_jax.methods.weaknas.spaces.tfrecord import read_records, wire_fields
+from zoo_jax.methods.weaknas.spaces.tfrecord import read_records
 
 TABLE = "nas_bench_101/nas_bench_101.npz"
 ORIGIN = (
