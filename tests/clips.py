@@ -27,12 +27,14 @@ def write_clip(
     rotation=0,
     mirrored=False,
     sound=None,
+    wave=None,
     gop=4,
     format=None,
     options=None,
 ):
     """Frame i is `frame_image(i)`, shown at ``times[i] * time_base``; `sound` names a codec.
 
+    The sound is a tone for as long as the pictures, or `wave` [s] at `RATE` in both channels.
     A player turns the frames clockwise by `rotation` degrees, then mirrors left and right.
     """
     width, height = size
@@ -54,26 +56,56 @@ def write_clip(
         out.mux(video.encode(None))
         if sound:
             seconds = float((max(times) + 1) * time_base)
-            for packet in tone(audio, seconds):
+            for packet in tone(audio, seconds, wave=wave):
                 out.mux(packet)
     return path
 
 
-def tone(stream, seconds, hertz=440):
-    """Packets of a sine in both channels."""
+def write_sound(path, channels, rate=RATE, codec="pcm_s16le", format=None):
+    """A sound file of `channels` [c, s] in [-1, 1]."""
+    channels = np.asarray(channels, np.float64)
+    layout = {1: "mono", 2: "stereo", 6: "5.1"}[len(channels)]
+    with av.open(str(path), "w", format=format) as out:
+        stream = out.add_stream(codec, rate=rate, layout=layout)
+        form = stream.codec_context.format.name
+        step = stream.codec_context.frame_size or 1024
+        for start in range(0, channels.shape[1], step):
+            part = _in_form(channels[:, start : start + step], form)
+            frame = av.AudioFrame.from_ndarray(part, form, layout)
+            frame.sample_rate, frame.pts = rate, start
+            frame.time_base = Fraction(1, rate)
+            for packet in stream.encode(frame):
+                out.mux(packet)
+        for packet in stream.encode(None):
+            out.mux(packet)
+    return path
+
+
+def _in_form(channels, form):
+    """Samples [c, s] in [-1, 1] as FFmpeg has them in the format `form`."""
+    if form.startswith("s"):
+        most = 2.0 ** (int(form[1:3]) - 1)
+        out = np.rint(channels * most).clip(-most, most - 1)
+        out = out.astype(f"i{int(form[1:3]) // 8}")
+    elif form.startswith("u8"):
+        out = np.rint(channels * 128 + 128).clip(0, 255).astype("u1")
+    else:
+        out = channels.astype("f8" if form.startswith("dbl") else "f4")
+    return np.ascontiguousarray(out if form.endswith("p") else out.T.reshape(1, -1))
+
+
+def tone(stream, seconds, hertz=440, wave=None):
+    """Packets of a sine, or of `wave`, in both channels."""
     context = stream.codec_context
     form = context.format.name
     step = context.frame_size or 1024
-    for start in range(0, int(seconds * RATE), step):
-        wave = np.sin(2 * np.pi * hertz * (start + np.arange(step)) / RATE) * 0.5
-        both = np.stack([wave, wave])
-        if form.startswith("s16"):
-            both = (both * 32767).astype(np.int16)
-        else:
-            both = both.astype(np.float32)
-        if not form.endswith("p"):
-            both = both.T.reshape(1, -1)
-        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(both), form, "stereo")
+    if wave is None:
+        count = -(-int(seconds * RATE) // step) * step
+        wave = np.sin(2 * np.pi * hertz * np.arange(count) / RATE) * 0.5
+    for start in range(0, len(wave), step):
+        part = wave[start : start + step]
+        both = _in_form(np.stack([part, part]), form)
+        frame = av.AudioFrame.from_ndarray(both, form, "stereo")
         frame.sample_rate, frame.pts = RATE, start
         frame.time_base = Fraction(1, RATE)
         yield from stream.encode(frame)

@@ -231,6 +231,8 @@ class _Reading:
 
     def _check_end(self, end: Fraction) -> None:
         stated = self._info.duration
+        if self._container.streams.video and not self._stream.duration:
+            return  # only the length of pictures and sound together is known
         if stated is not None and end - self.first + _LATE_END < stated:
             raise MediaError(
                 f"{self._path}: its sound ends at {float(end):.3f} s and should be"
@@ -297,6 +299,6 @@ def _info(
     duration = None
     if stream.duration:
         duration = stream.duration * stream.time_base
-    elif container.duration and not container.streams.video:
+    elif container.duration:
         duration = Fraction(container.duration, av.time_base)
     return AudioInfo(rate, channels, stream.codec_context.name, duration)

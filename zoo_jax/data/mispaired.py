@@ -1,6 +1,6 @@
 """A known share of wrong partners in clips: the sound or the text of another example."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -120,6 +120,10 @@ class _Mispaired:
         info: dict[str, Any],
     ):
         self._source, self._partners, self.info = source, partners, info
+        if hasattr(source, "draw"):
+            self.draw = lambda index, rng: self._mix(
+                index, lambda i: source.draw(i, rng)
+            )
 
     def __len__(self) -> int:
         return len(self._source)
@@ -127,11 +131,14 @@ class _Mispaired:
     def __getitem__(self, index: int) -> dict[str, Any]:
         if not 0 <= index < len(self):
             raise IndexError(f"example {index} of {len(self)}")
-        example = dict(self._source[index])
+        return self._mix(index, self._source.__getitem__)
+
+    def _mix(self, index: int, read: Callable[[int], dict[str, Any]]) -> dict[str, Any]:
+        example = dict(read(index))
         for name in ("audio", "text"):
             partner = int(self._partners.get(name, {index: index})[index])
             if partner != index:
-                other = self._source[partner]
+                other = read(partner)
                 example.update({k: other[k] for k in _ENTRIES[name] if k in other})
             wrong = max(example.get(f"wrong_{name}", 0), partner != index)
             there = example.get(f"{name}_mask", 1)

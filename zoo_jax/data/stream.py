@@ -92,18 +92,20 @@ class Reader:
 
     def _example(self, position: int, rngs: ExampleRngs) -> tuple[Example, list[Bad]]:
         bad: list[Bad] = []
+        draw = getattr(self.source, "draw", None)
         while True:
             # The next one in the order of the same epoch takes the place of a bad one.
             index = int(self._indices(np.array([position]), shift=len(bad))[0])
+            rng = rngs(position)
             try:
-                example = self.source[index]
+                example = draw(index, rng) if draw else self.source[index]
             except MediaError as e:
                 if self.on_error == "raise":
                     raise
                 bad.append((index, str(e)))
                 check_bad(dict(bad), self.most_bad, len(self.source))
                 continue
-            return self.transform(example, rngs(position)), bad
+            return self.transform(example, rng), bad
 
 
 def check_bad(bad: dict[int, str], most: int, length: int) -> None:

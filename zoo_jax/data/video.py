@@ -5,6 +5,7 @@ are decoded from the first on, and every frame has the time that its packet had.
 not grow with the length.
 """
 
+import contextlib
 import math
 import os
 import pathlib
@@ -72,6 +73,11 @@ class VideoReader:
       max_pixels: Larger frames are refused.
       short_side: Frames are made smaller so that their shorter side has so many pixels, in
         the step that makes them RGB; smaller ones stay. None keeps the size.
+
+    Attributes:
+      info: What the file says of itself.
+      first: The time of its first picture.
+      damages: How many were passed over.
 
     Raises:
       MediaError: if the file is absent, empty, no video, or has no picture that can be decoded.
@@ -182,21 +188,27 @@ class VideoReader:
             yield made
 
     def seek(self, time: Fraction) -> None:
-        """Goes on from a key frame at or before `time`, as far as the index of the file is true.
+        """Goes on from a key frame at or before `time`.
 
-        The next frame says where that was: if its time is too late, start anew instead.
+        The index of a file only makes this fast: if it leads behind the time, or there is
+        none, reading starts again from the beginning.
 
         Raises:
-          MediaError: if the file cannot be searched.
+          MediaError: if there is no way back to the beginning.
         """
-        try:
-            self.container.seek(
-                math.floor(time / self._stream.time_base), stream=self._stream
-            )
-        except av.FFmpegError as error:
-            raise MediaError(f"{self.path}: has no index: {explain(error)}") from None
-        self._head, self._last = [], None
-        self._events = self._decode()
+        for goal in (time, self.first):
+            with contextlib.suppress(av.FFmpegError):
+                place = math.floor(goal / self._stream.time_base)
+                self.container.seek(place, stream=self._stream)
+            self._head, self._last = [], None
+            self._events = self._decode()
+            for event in self._events:
+                self._head.append(event)
+                if isinstance(event, _Decoded):
+                    if event.time <= max(goal, self.first):
+                        return
+                    break
+        raise MediaError(f"{self.path}: cannot be searched: its index is damaged")
 
     # --- internals --------------------------------------------------------------------------
 
