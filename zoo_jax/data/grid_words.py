@@ -1,6 +1,7 @@
 """GRID: windows around the words of real sentences, each with picture, sound and text."""
 
 import csv
+import functools
 import math
 import pathlib
 from fractions import Fraction
@@ -155,6 +156,7 @@ def _word(row: dict[str, Any], slot: str) -> _Word:
     return _Word(row[slot], (start + end) / 2)
 
 
+@functools.lru_cache(maxsize=512)  # several streams and runs share the clips
 def _read_clip(
     path: pathlib.Path, size: int, audio_rate: int
 ) -> tuple[np.ndarray, np.ndarray]:
