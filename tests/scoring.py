@@ -19,7 +19,7 @@ class ColourRecogniser:
         self.name = name
 
     def scores(self, images):
-        means = np.array([np.asarray(image).mean(axis=(0, 1)) for image in images])
+        means = np.array([image.mean(axis=(0, 1)) / 255 for image in images])
         rest = np.full((len(images), 1), 0.3)
         return np.concatenate([means, means[:, :1] / 2, rest, rest], axis=1)
 

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from absl.flags import argparse_flags
 from tqdm import tqdm
 
-from zoo_jax import compress, models, restore, search
+from zoo_jax import compress, models, restore, score, search
 from zoo_jax.core.config import parse_pairs
 from zoo_jax.core.errors import ConfigError, WeightsError, ZooError
 from zoo_jax.core.files import write_json
@@ -343,6 +343,34 @@ examples:
   zoo-jax restore --model u_said/dncnn --weights dncnn.pth 'scans/*.png' -o clean/ --tile 512
 
 In Python: zoo_jax.restorer.Restorer(zoo_jax.create_model(...), tile=512)(images)""",
+    ),
+    "score": _Command(
+        score.score_command,
+        score.score_arguments,
+        "does an enhancement help recognition? scores, a page, a leaderboard",
+        """\
+Every restorer runs before the same fixed recognisers; M1, M2 and LRAP are those of UG2. A delta
+is the difference to the pictures as they are, its interval is drawn over videos.
+
+  --data        <class>/<picture>, <class>/<video>/<picture>, or flat names as UG2 has them
+  --class-map   UG2ImageNet.txt, or a table of your own: class,members with rows cup,504 968;
+                without it, classes are named by their WordNet ids
+  --restorers   an enhancer (clahe, unsharp:amount=2, srnet:srnet.pth), or a network of
+                zoo-jax models (u_said/dncnn:USAID.pth); ALIAS=... names it anew
+  --recognisers vgg16, vgg19, resnet50, inception_v3, efficientnet_lite0, squeezenet, each with
+                :WEIGHTS, or tflite:FILE
+
+A broken picture is left out of every arm and listed at the end (exit code 1). With --ratings,
+judgements by people are weighed by reaction time. See docs/score.md.
+
+examples:
+  zoo-jax score --data photos --class-map classes.csv --restorers clahe,unsharp \\
+      --recognisers tflite:mobilenet_v2.tflite -o scores/
+  zoo-jax score --data SampleInput --labels sampleInput_Eqs.txt --class-map UG2ImageNet.txt \\
+      --recognisers vgg16:vgg16_keras.npz --variant keras --preprocessing official
+  zoo-jax score --data photos --class-map classes.csv --entry ours=photos_enhanced \\
+      --recognisers tflite:mobilenet_v2.tflite --leaderboard results.csv --note 'our lab'
+  zoo-jax score --ratings ann.json --ratings bob.json""",
     ),
     "search": _Command(
         search.search_command,

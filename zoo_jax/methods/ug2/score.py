@@ -13,7 +13,9 @@ from jaxtyping import Float, UInt8
 
 from zoo_jax.core.errors import ConfigError, DataError, MediaError
 from zoo_jax.core.types import RestoreFn
+from zoo_jax.data.geometry import Resize
 from zoo_jax.data.media import decode_image
+from zoo_jax.data.photos import centre_crop
 from zoo_jax.methods.ug2.class_map import ClassMap
 from zoo_jax.methods.ug2.pictures import Labelled, match_entry, read_pair
 from zoo_jax.metrics.bootstrap import cluster_bootstrap
@@ -33,9 +35,9 @@ class Recognises(Protocol):
     name: str
 
     def scores(
-        self, images: Sequence[Float[np.ndarray, "h w 3"]]
+        self, images: Sequence[UInt8[np.ndarray, "h w 3"]]
     ) -> Float[np.ndarray, "b n"]:
-        """Pictures of any sizes, RGB in [0, 1] -> a score for every class."""
+        """RGB pictures of any sizes -> a score for every class."""
 
 
 class Failure(NamedTuple):
@@ -76,6 +78,7 @@ def score(
     *,
     entries: Mapping[str, Any] | None = None,
     k: int = 5,
+    side: int | None = None,
     batch: int = 16,
     resamples: int = 2000,
     seed: int = 0,
@@ -96,6 +99,9 @@ def score(
       class_map: For the labels of the pictures.
       entries: Name -> folder of enhanced pictures, see `match_entry`.
       k: Guesses that M1 and M2 look at.
+      side: Takes the centre square of every picture, of the data and of entries, and resamples
+        it to so many pixels (antialiased, bicubic) before anything else; None leaves them as
+        they are. Restorers compile one program per size.
       batch: Pictures that are decoded, restored and recognised together. A restorer gets
         them together if all of a batch have one size, and else one by one.
       resamples: Of the bootstrap over videos.
@@ -135,7 +141,7 @@ def score(
     shown: dict[str, Shown] = {}
     batches = [pictures[i : i + batch] for i in range(0, len(pictures), batch)]
     for some in progress(batches):
-        kept, originals, enhanced = _read(some, files, failures)
+        kept, originals, enhanced = _read(some, files, failures, side)
         if not kept:
             continue
         images = {name: arm.restore(kept, originals) for name, arm in arms.items()}
@@ -224,6 +230,7 @@ def _read(
     pictures: Sequence[Labelled],
     files: Mapping[str, Mapping[str, Any]],
     failures: list[Failure],
+    side: int | None,
 ) -> tuple[list[Labelled], list[np.ndarray], dict[str, list[np.ndarray]]]:
     """Decodes what can be decoded in every arm."""
     kept, originals = [], []
@@ -239,10 +246,17 @@ def _read(
             failures.append(Failure(picture.key, str(error)))
             continue
         kept.append(picture)
-        originals.append(image)
+        originals.append(_square(image, side, picture))
         for name, other in others.items():
-            enhanced[name].append(other)
+            enhanced[name].append(_square(other, side, picture))
     return kept, originals, enhanced
+
+
+def _square(image: np.ndarray, side: int | None, picture: Labelled) -> np.ndarray:
+    if side is None:
+        return image
+    image = centre_crop(image, min(image.shape[:2]), str(picture.path))
+    return Resize(side, method="bicubic")({"image": image}, None)["image"]
 
 
 def _judge(
@@ -253,8 +267,7 @@ def _judge(
     k: int,
 ) -> Iterator[dict[str, float]]:
     """Values of every metric for each picture."""
-    floats = [image.astype(np.float32) / np.float32(255) for image in images]
-    found = np.asarray(recogniser.scores(floats))
+    found = np.asarray(recogniser.scores(images))
     expected = (len(images), class_map.members.shape[1])
     if found.shape != expected:
         raise DataError(
