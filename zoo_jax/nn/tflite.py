@@ -21,6 +21,7 @@ class TfliteNetwork:
     Attributes:
       path: The file.
       size: (height, width) of the pictures that it takes.
+      output_shape: Of what it returns for one picture.
 
     Args:
       path: A ``.tflite`` file.
@@ -57,6 +58,7 @@ class TfliteNetwork:
             )
         self._input, self._output = inputs[0], outputs[0]
         self.size = shapes[0][1:3]
+        self.output_shape = shapes[1][1:]
 
     def __call__(
         self,
