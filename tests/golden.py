@@ -14,23 +14,31 @@ rule = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(rule)
 
 
-class Golden:
-    """One golden file with the weights and inputs that belong to it."""
+def channels_to_end(x):
+    """NCHW or NCTHW -> channels last; anything with fewer axes as it is."""
+    x = jnp.asarray(x, jnp.float32)
+    return jnp.moveaxis(x, 1, -1) if x.ndim > 3 else x
 
-    def __init__(self, path):
+
+class Golden:
+    """One golden file with the weights and inputs that belong to it.
+
+    Inputs get their channels last. So must outputs be, unless the file has them so itself.
+    """
+
+    def __init__(self, path, *, channels_last=False):
+        self.channels_last = channels_last
         self.stored = np.load(FOLDER / path)
         self.meta = json.loads(str(self.stored["meta"]))
         seed = self.meta["seed"]
         self.weights = rule.weights(self.meta["manifest"], seed, self.meta["gain"])
         self.inputs = {
-            name: jnp.asarray(getattr(rule, kind)(shape, seed, **options))
-            .transpose(0, 2, 3, 1)
-            .astype(jnp.float32)
+            name: channels_to_end(getattr(rule, kind)(shape, seed, **options))
             for name, (kind, shape, options) in self.meta["inputs"].items()
         }
 
     def compare(self, outputs, *, of=None):
-        """The given outputs, NHWC, within the tolerance that the file states.
+        """The given outputs, within the tolerance that the file states.
 
         They must be those that `of` lists, and no others; without it, all of the file.
         """
@@ -38,7 +46,7 @@ class Golden:
         assert outputs
         for name, value in outputs.items():
             value, how = np.asarray(value), self.meta["outputs"][name]
-            if value.ndim == 4:
+            if value.ndim == 4 and not self.channels_last:
                 value = value.transpose(0, 3, 1, 2)
             assert value.shape == tuple(how["shape"]), name
             got = value.reshape(-1)

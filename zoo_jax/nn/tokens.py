@@ -122,7 +122,7 @@ class PositionTables(nn.Module):
             total = total + rows.reshape(
                 [size if j == i else 1 for j in range(len(grid))] + [d]
             )
-        positions = layer_norm(dtype=self.dtype, name="norm")(total.reshape(-1, d))
+        positions = layer_norm(dtype=self.dtype, name="norm")(total.reshape(1, -1, d))
         return nn.Dropout(self.dropout_rate)(x + positions, deterministic=not train)
 
 
@@ -136,8 +136,8 @@ def resample_rows(
       size: Rows of the result.
       kind: As in `PositionTables`.
 
-    >>> resample_rows(jnp.arange(4.0)[:, None], 8).ravel().round(3).tolist()
-    [0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5]
+    >>> print(resample_rows(jnp.arange(4.0)[:, None], 8)[:, 0].round(3))
+    [0.  0.5 1.  1.5 2.  2.5 3.  3.5]
     """
     n = len(table)
     if size == n:

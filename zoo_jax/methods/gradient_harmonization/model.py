@@ -16,7 +16,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from zoo_jax.core.config import require_keys, to_dict
 from zoo_jax.core.errors import ConfigError, closest
@@ -119,9 +119,9 @@ class WordStem(nn.Module):
 
     @nn.compact
     def __call__(
-        self, ids: Int[Array, "b n"], *, train: bool
+        self, ids: Int[Array, "b n"], mask: Array | None, *, train: bool
     ) -> tuple[Float[Array, "b n+1 d"], Float[Array, "b n+1"]]:
-        """Returns the tokens and 1 for each that may be seen: the aggregator and all words."""
+        """Returns the tokens, and 1 for each that may be seen: the aggregator and all words."""
         table = WordTable(
             self.vocabulary,
             self.word_width,
@@ -129,7 +129,8 @@ class WordStem(nn.Module):
             self.dtype,
             name="words",
         )
-        mask = jnp.pad(ids != 0, ((0, 0), (1, 0)), constant_values=True)
+        mask = ids != 0 if mask is None else mask
+        mask = jnp.pad(mask.astype(jnp.float32), ((0, 0), (1, 0)), constant_values=1)
         relative = self.words is None
         project = dense(
             self.width, bias=not relative, dtype=self.dtype, name="pre_proj"
@@ -141,7 +142,7 @@ class WordStem(nn.Module):
         )
         x = table(ids)
         if relative:
-            return GELU(project(prepend_vector(x, vector))), mask.astype(jnp.float32)
+            return GELU(project(prepend_vector(x, vector))), mask
         x = PositionTables(
             (("temporal", self.words),),
             self.resampling,
@@ -149,7 +150,7 @@ class WordStem(nn.Module):
             self.dtype,
             name="positions",
         )(GELU(project(x)), (ids.shape[1],), train=train)
-        return prepend_vector(x, vector), mask.astype(jnp.float32)
+        return prepend_vector(x, vector), mask
 
 
 class LinearText(nn.Module):
@@ -336,6 +337,7 @@ class VattBackbone(nn.Module):
         video: Float[Array, "b t h w 3"] | None = None,
         audio: Float[Array, "b *s"] | None = None,
         text: Int[Array, "*b n"] | None = None,
+        text_mask: Bool[Array, "*b n"] | None = None,
         *,
         train: bool = False,
         tokens: bool = False,
@@ -346,6 +348,7 @@ class VattBackbone(nn.Module):
           video: Clips in [-1, 1]; any size of at least one patch.
           audio: Waveforms [b, s] in [-1, 1] or log-mel spectrograms [b, t, m].
           text: Word ids, 0 where there is none; one sentence per row, with any leading axes.
+          text_mask: Words that may be seen; None: those whose id is not 0.
           train: Whether to drop out and to drop tokens.
           tokens: Also return the features of all tokens: ``"video_tokens"`` and so on.
 
@@ -384,7 +387,8 @@ class VattBackbone(nn.Module):
                 pooled, words = self.linear_text(ids)
                 finish("text", jnp.concatenate([pooled[:, None], words], 1), axes)
             else:
-                x, mask = self.text_stem(ids, train=train)
+                mask = None if text_mask is None else text_mask.reshape(ids.shape)
+                x, mask = self.text_stem(ids, mask, train=train)
                 encoder = self.shared_encoder if self.shared else self.sentence_encoder
                 finish("text", encoder(x, mask, train=train), axes)
         return out
