@@ -218,7 +218,7 @@ def test_the_usual_evaluation_takes_images_of_all_sizes_in_one_batch():
 
 def test_random_resized_crops_cover_the_ranges_of_area_and_aspect():
     crop, generator = RandomResizedCrop(size=4), rng()
-    windows = np.array([crop._window(300, 400, generator) for _ in range(3000)])
+    windows = np.array([crop.window(300, 400, generator) for _ in range(3000)])
     y, x, h, w = windows.T
     assert (y.min(), x.min()) == (0, 0)
     assert ((y + h).max(), (x + w).max()) == (300, 400)
@@ -237,7 +237,7 @@ def test_a_random_resized_crop_is_a_resized_window():
     image = rng(1).integers(0, 256, (12, 10, 3), dtype=np.uint8)
     crop = RandomResizedCrop(size=(5, 6), area=(0.2, 0.9))
     for seed in range(20):
-        y, x, h, w = crop._window(12, 10, rng(seed))
+        y, x, h, w = crop.window(12, 10, rng(seed))
         window = Image.fromarray(np.ascontiguousarray(image[y : y + h, x : x + w]))
         expected = np.asarray(window.resize((6, 5), Image.Resampling.BILINEAR))
         out = crop({"image": image}, rng(seed))["image"]
@@ -248,7 +248,7 @@ def test_a_random_resized_crop_is_a_resized_window():
     ("shape", "window"), [((3, 100), (0, 48, 3, 4)), ((90, 2), (43, 0, 3, 2))]
 )
 def test_images_in_which_no_window_fits_give_the_largest_in_the_middle(shape, window):
-    assert RandomResizedCrop(size=4)._window(*shape, rng()) == window
+    assert RandomResizedCrop(size=4).window(*shape, rng()) == window
 
 
 def test_crops_and_sizes_that_do_not_fit_are_named(image):

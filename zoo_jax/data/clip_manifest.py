@@ -107,6 +107,20 @@ def read_manifest(
     return clips
 
 
+def parse_records(
+    records: Iterable[Mapping[str, Any]], *, root: PathLike, context: int = 4
+) -> list[Clip]:
+    """The clips of lines that are dicts already; see `read_manifest`. Raises `DataError`."""
+    clips: list[Clip] = []
+    for number, record in enumerate(records):
+        where = f"record {number}"
+        checked = _check(dict(record), where)
+        clips.extend(_clips(checked, where, str(root), context))
+    if not clips:
+        raise DataError("the manifest has no clips")
+    return clips
+
+
 def write_manifest(path: PathLike, records: Iterable[Mapping[str, Any]]) -> int:
     """Writes lines, whole or not at all, and returns their number.
 
@@ -116,9 +130,8 @@ def write_manifest(path: PathLike, records: Iterable[Mapping[str, Any]]) -> int:
     count = 0
     with atomic_write(path) as file:
         for count, record in enumerate(records, start=1):
-            line = json.dumps(dict(record), ensure_ascii=False)
-            _parse(line, f"{path}:{count}")
-            file.write(line + "\n")
+            checked = _check(dict(record), f"{path}:{count}")
+            file.write(json.dumps(checked, ensure_ascii=False) + "\n")
         if not count:
             raise DataError(f"{path}: no clips to write: nothing was found")
     return count
@@ -172,6 +185,10 @@ def _parse(line: str, where: str) -> dict[str, Any]:
         raise DataError(f"{where}: not JSON: {error}") from None
     if not isinstance(record, dict):
         raise DataError(f'{where}: not an object such as {{"video": "a.mp4", ...}}')
+    return _check(record, where)
+
+
+def _check(record: dict[str, Any], where: str) -> dict[str, Any]:
     for key, value in record.items():
         if key not in KEYS:
             raise DataError(f"{where}: unknown key {key!r}: {closest(key, KEYS)}")

@@ -1,7 +1,8 @@
 """Clips of a manifest: pictures at a rate, the sound of the same span, and words."""
 
 import math
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any, Literal, NamedTuple
 
@@ -11,7 +12,13 @@ from jaxtyping import Float, Float32, Int32, UInt8
 from zoo_jax.core.errors import ConfigError, DataError, MediaError, closest
 from zoo_jax.core.files import PathLike
 from zoo_jax.data.audio import audio_info, read_audio
-from zoo_jax.data.clip_manifest import Clip, as_labels, label_classes, read_manifest
+from zoo_jax.data.clip_manifest import (
+    Clip,
+    as_labels,
+    label_classes,
+    parse_records,
+    read_manifest,
+)
 from zoo_jax.data.folder import resolve
 from zoo_jax.data.video import VideoReader
 from zoo_jax.data.words import Vocabulary
@@ -54,7 +61,8 @@ class Clips:
     ``num_classes``, ``classes`` (if they are names) and ``labels`` (if a clip has just one).
 
     Args:
-      manifest: See `clip_manifest.read_manifest`; a relative path is below ``$ZOO_DATA``.
+      manifest: See `clip_manifest.read_manifest`; a relative path is below ``$ZOO_DATA``. Or
+        its lines, as dicts.
       root: Folder of the media; default that of the manifest.
       split: Only lines of this ``split``.
       folds: Only lines of these ``fold`` numbers.
@@ -87,7 +95,7 @@ class Clips:
 
     def __init__(
         self,
-        manifest: PathLike,
+        manifest: PathLike | Sequence[Mapping[str, Any]],
         *,
         root: PathLike | None = None,
         split: str | None = None,
@@ -109,7 +117,11 @@ class Clips:
     ):
         check_reading(modalities, place, windows, short, no_audio)
         self.window = make_window(frames, frame_rate, audio_rate)
-        everything = read_manifest(manifest, root=root, context=context)
+        if isinstance(manifest, str | os.PathLike):
+            everything = read_manifest(manifest, root=root, context=context)
+        else:
+            everything = parse_records(manifest, root=root or ".", context=context)
+            manifest = "the manifest"
         if vocabulary is None:
             own = (text for clip in everything for text in clip.texts[:1])
             vocabulary = Vocabulary.build(own).words
@@ -139,6 +151,11 @@ class Clips:
         }
         if place == "random":
             self.draw = self._draw
+
+    @property
+    def texts(self) -> list[tuple[str, ...]]:
+        """The sentences of each example, in words: its own, then its neighbours."""
+        return [c.texts for c in self._clips for _ in range(self._windows)]
 
     def __len__(self) -> int:
         return len(self._clips) * self._windows

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Sequence
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -136,7 +137,7 @@ class Resize:
     key: str = "image"
 
     def __post_init__(self) -> None:
-        _require_method("resize", self.method)
+        require_method("resize", self.method)
         if self.keep_aspect and not isinstance(self.size, int):
             raise ConfigError(
                 "resize: keep_aspect takes one number, the length of the shorter side, "
@@ -176,7 +177,7 @@ class RandomResizedCrop:
     key: str = "image"
 
     def __post_init__(self) -> None:
-        _require_method("random_resized_crop", self.method)
+        require_method("random_resized_crop", self.method)
         for name, given, most in (
             ("area", self.area, 1.0),
             ("aspect", self.aspect, math.inf),
@@ -193,13 +194,15 @@ class RandomResizedCrop:
     ) -> dict[str, Any]:
         """Crops and resamples `key`."""
         image = example[self.key]
-        y, x, h, w = self._window(*image.shape[:2], rng)
+        y, x, h, w = self.window(*image.shape[:2], rng)
         size, name = pair(self.size), "random_resized_crop"
         out = _resample(name, image[y : y + h, x : x + w], size, self.method)
         return {**example, self.key: out}
 
-    def _window(self, height: int, width: int, rng: np.random.Generator):
-        """Top, left, height and width."""
+    def window(
+        self, height: int, width: int, rng: np.random.Generator
+    ) -> tuple[int, int, int, int]:
+        """Draws a window of an image: its top, left, height and width."""
         low, high = map(math.log, self.aspect)
         for _ in range(10):
             area = height * width * rng.uniform(*self.area)
@@ -219,6 +222,17 @@ def pair(size: int | Sequence[int]) -> tuple[int, int]:
     """(height, width) of a size, which may be one number for both."""
     h, w = (size, size) if isinstance(size, int) else size
     return h, w
+
+
+def fit_short_side(shape: tuple[int, int], short_side: int) -> tuple[int, int]:
+    """Height and width whose shorter one is `short_side`, of nearly the same proportion.
+
+    >>> fit_short_side((720, 1280), 256)
+    (256, 455)
+    """
+    height, width = shape
+    scale = Fraction(short_side, min(height, width))
+    return round(height * scale), round(width * scale)
 
 
 def random_place(
@@ -257,7 +271,8 @@ def _middle(size: int, window: int) -> int:
     return round((size - window) / 2) if size >= window else -((window - size) // 2)
 
 
-def _require_method(name: str, method: str) -> None:
+def require_method(name: str, method: str) -> None:
+    """Raises `ConfigError` for a way of resampling that there is not."""
     if method not in _METHODS:
         raise ConfigError(
             f"{name}: unknown method {method!r}: {closest(method, _METHODS)}"

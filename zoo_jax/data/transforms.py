@@ -13,6 +13,14 @@ from typing import Any, ClassVar
 import numpy as np
 
 from zoo_jax.core.errors import ConfigError, DataError, closest
+from zoo_jax.data.clip_augment import (
+    AudioNoise,
+    ClipCenterCrop,
+    ClipFlip,
+    ClipRandomCrop,
+    ClipResizedCrop,
+    ClipViews,
+)
 from zoo_jax.data.corruptions import Corrupt
 from zoo_jax.data.geometry import (
     CenterCrop,
@@ -185,7 +193,13 @@ def _stack(name: str, values: Sequence[Any]) -> np.ndarray:
 
 
 TRANSFORMS: dict[str, Callable[..., Transform]] = {
+    "audio_noise": AudioNoise,
     "center_crop": CenterCrop,
+    "clip_center_crop": ClipCenterCrop,
+    "clip_flip": ClipFlip,
+    "clip_random_crop": ClipRandomCrop,
+    "clip_resized_crop": ClipResizedCrop,
+    "clip_views": ClipViews,
     "corrupt": Corrupt,
     "horizontal_flip": HorizontalFlip,
     "normalize": Normalize,

@@ -20,6 +20,7 @@ from av.video.reformatter import Interpolation, VideoReformatter
 from jaxtyping import UInt8
 
 from zoo_jax.core.errors import MediaError
+from zoo_jax.data.geometry import fit_short_side
 
 EXTENSIONS = frozenset((".mp4", ".mov", ".mkv", ".webm"))
 MAX_PIXELS = 8192 * 4320  # of one frame: a decoder holds up to 16 of them
@@ -362,17 +363,6 @@ class _Decoded(NamedTuple):
     frame: av.VideoFrame
     time: Fraction
     duration: Fraction
-
-
-def fit_short_side(shape: tuple[int, int], short_side: int) -> tuple[int, int]:
-    """Height and width whose shorter one is `short_side`, of nearly the same proportion.
-
-    >>> fit_short_side((720, 1280), 256)
-    (256, 455)
-    """
-    height, width = shape
-    scale = Fraction(short_side, min(height, width))
-    return round(height * scale), round(width * scale)
 
 
 def video_info(path: str | os.PathLike[str]) -> VideoInfo:
