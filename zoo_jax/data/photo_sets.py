@@ -23,6 +23,7 @@ def camvid(
     *,
     root: PathLike = "camvid",
     size: int | Sequence[int] | None = None,
+    every: int = 1,
     in_memory: bool = False,
 ) -> Source:
     """Road scenes with 11 classes: 367 frames to train on, 101 valid, 233 test.
@@ -34,6 +35,7 @@ def camvid(
       split: ``"train"``, ``"valid"`` or ``"test"``.
       root: The folder; a relative path is below ``$ZOO_DATA``.
       size: As in `SegmentedPhotos`; frames are 360x480.
+      every: Only every so-many-th frame.
       in_memory: Decodes everything at once; needs frames of one size.
 
     Returns:
@@ -52,6 +54,7 @@ def camvid(
         void=_CAMVID_VOID,
         num_classes=len(CAMVID_CLASSES),
         size=size,
+        every=every,
     )
     source.info |= {"classes": CAMVID_CLASSES}
     return _in_memory(source) if in_memory else source

@@ -10,6 +10,7 @@ from zoo_jax.core.files import PathLike
 from zoo_jax.data.folder import image_files, resolve
 from zoo_jax.data.geometry import Resize
 from zoo_jax.data.media import EXTENSIONS, decode_image, decode_indices
+from zoo_jax.data.pairs import every_nth
 from zoo_jax.data.samples import photos
 
 # The two pictures of the motorcycle are a stereo pair: both on one side.
@@ -61,14 +62,21 @@ class PhotoFolder:
       root: The folder; a relative path is below ``$ZOO_DATA``.
       names: A text file with one image name (without extension) per line: these, in that order.
       crop: Side of the centre square that is kept; None keeps the whole image.
+      every: Only every so-many-th image of these.
 
     Raises:
+      ConfigError: for an `every` below 1.
       DataError: if the folder is absent or has no images, or not those of the list.
       MediaError: while reading, for an image smaller than `crop`.
     """
 
     def __init__(
-        self, root: PathLike, *, names: PathLike | None = None, crop: int | None = None
+        self,
+        root: PathLike,
+        *,
+        names: PathLike | None = None,
+        crop: int | None = None,
+        every: int = 1,
     ):
         self.root, self._crop = resolve(root), crop
         found = image_files(self.root) if self.root.is_dir() else []
@@ -85,8 +93,8 @@ class PhotoFolder:
                     f"{self.root}: {', '.join(absent[:3])}"
                 )
             found = [by_name[name] for name in chosen]
-        self.paths = found
-        self.info = {"names": tuple(path.stem for path in found)}
+        self.paths = every_nth(found, every)
+        self.info = {"names": tuple(path.stem for path in self.paths)}
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -108,6 +116,7 @@ class SegmentedPhotos(PhotoFolder):
       masks: Folder of the masks, ``<name>.png``.
       names: As in `PhotoFolder` (VOC's lists).
       crop: As in `PhotoFolder`.
+      every: As in `PhotoFolder`.
       void: A further index that counts as no class (CamVid: 11).
       num_classes: Indices from here on are an error, but for `void` and 255; None takes all.
       size: (height, width), or one number for both, that every pair is resized to after the crop:
@@ -126,6 +135,7 @@ class SegmentedPhotos(PhotoFolder):
         masks: PathLike,
         names: PathLike | None = None,
         crop: int | None = None,
+        every: int = 1,
         void: int | None = None,
         num_classes: int | None = None,
         size: int | Sequence[int] | None = None,
@@ -135,7 +145,7 @@ class SegmentedPhotos(PhotoFolder):
         self._size = [size, size] if isinstance(size, int) else size
         if size is not None and (len(self._size) != 2 or min(self._size) < 1):
             raise ConfigError(f"size must be [height, width] from 1, got {size}")
-        super().__init__(root, names=names)
+        super().__init__(root, names=names, every=every)
         folder = resolve(masks)
         self._masks = [folder / f"{path.stem}.png" for path in self.paths]
         absent = [str(path) for path in self._masks if not path.is_file()]

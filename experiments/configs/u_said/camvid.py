@@ -27,7 +27,7 @@ SIZE, PATCH, BATCH = [90, 120], 48, 8
 
 def get_config(arg=None):
     opt = parse_arg(
-        arg, tiny=False, root="camvid", seeds=3, first=600, more=250, seed=0
+        arg, tiny=False, root="camvid", seeds=3, first=400, more=150, seed=0
     )
     c = base_config(task="u_said", procedure="judge_study", seed=opt.seed)
     c.steps, c.log_every, c.tensorboard = opt.more, 50, False
@@ -90,7 +90,7 @@ def get_config(arg=None):
         train=dict(train, transform=[crop, flip, dict(name="to_float")]),
         frames=dict(train, transform=[flip, dict(name="to_float")]),
         valid=dict(frames, split="valid", batch_size=8),
-        test=dict(frames, split="test", batch_size=8),
+        test=dict(frames, split="test", every=2, batch_size=8),
     )
     c.study = dict(
         judge="judge",

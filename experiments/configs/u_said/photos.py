@@ -79,7 +79,14 @@ def get_config(arg=None):
     if opt.stage == "denoise":
         c.procedure, c.eval = "denoise", dict()
         c.arms = {arm: f"{runs}/{arm}" for arm in ("pretrain", "plain", "u_said")}
-        c.denoise = dict(stream="test", pictures=3, zoom=96, niqe_model="")
+        c.denoise = dict(
+            stream="test",
+            pictures=3,
+            zoom=96,
+            niqe_model="",
+            judges=dict(),
+            baseline="plain",
+        )
     if opt.tiny:
         make_tiny(c)
     return c

@@ -20,6 +20,14 @@ from zoo_jax.core.errors import ConfigError
 from zoo_jax.train.settings import base_config
 
 SETS = ("kodak24", "cbsd68")
+WEIGHTS = os.path.join(os.environ.get("ZOO_DATA", "."), "weights")
+JUDGES = {
+    name: dict(file=os.path.join(WEIGHTS, "tflite_quant", f"{file}.tflite"), classes=21)
+    for name, file in {
+        "deeplab": "deeplabv3_mnv2_pascal_quant",
+        "deeplab_half": "deeplabv3_mnv2_dm05_pascal_quant",
+    }.items()
+}
 ARMS = {"plain": "DnCNN", "s_said": "SSAID", "u_said": "USAID"}
 
 
@@ -32,6 +40,7 @@ def get_config(arg=None):
         crop=0,  # side of the centre square; 0 takes whole images
         suffix="pth",  # of the weights; npz needs no PyTorch
         niqe="",  # a file such as BasicSR's niqe_pris_params.npz
+        judges=False,  # DeepLab's two 8-bit networks look at the pictures
         seed=0,
     )
     if opt.set not in SETS:
@@ -43,14 +52,21 @@ def get_config(arg=None):
     c.loss = dict(mode="plain", denoising=1.0)
     c.noise = dict(sigma=[0.0, 55.0])
     c.optim = dict(name="adam", lr=1e-3)
-    photos = dict(name="photo_folder", root=opt.set, crop=opt.crop or None)
+    photos = dict(name=opt.set, crop=opt.crop or None)
     noisy = dict(name="noisy_images", source=photos, sigma=opt.sigma, batch_size=1)
     c.data = dict(test=noisy)
-    folder = os.path.join(os.environ.get("ZOO_DATA", "."), "weights", "u_said")
     c.arms = {
-        arm: os.path.join(folder, f"{file}.{opt.suffix}") for arm, file in ARMS.items()
+        arm: os.path.join(WEIGHTS, "u_said", f"{file}.{opt.suffix}")
+        for arm, file in ARMS.items()
     }
-    c.denoise = dict(stream="test", pictures=3, zoom=128, niqe_model=opt.niqe)
+    c.denoise = dict(
+        stream="test",
+        pictures=3,
+        zoom=128,
+        niqe_model=opt.niqe,
+        judges=JUDGES if opt.judges else dict(),
+        baseline="plain",
+    )
     if opt.tiny:
         make_tiny(c)
     return c

@@ -8,10 +8,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from zoo_jax.core.files import PathLike
 from zoo_jax.core.types import Batch
+from zoo_jax.data.geometry import Resize
 from zoo_jax.data.loader import eval_batches
 from zoo_jax.metrics.image import psnr, ssim_uniform
-from zoo_jax.metrics.segmentation import confusion_matrix, mean_iou
+from zoo_jax.metrics.segmentation import (
+    confusion_matrix,
+    mean_iou,
+    pixel_accuracy,
+)
+from zoo_jax.nn.tflite import TfliteNetwork
 
 # Picture by picture: [n], and the confused classes [n, k, k].
 Measured = dict[str, np.ndarray]
@@ -62,6 +69,91 @@ class Pictures:
             found = jax.device_get(self._compare(restore(batch), batch))
             parts.append({m: v[batch["mask"] > 0] for m, v in found.items()})
         return {m: np.concatenate([p[m] for p in parts]) for m in parts[0]}
+
+
+class FileJudge:
+    """A segmentation network in a TFLite file, which takes part in no training.
+
+    A picture is stored in 8 bits, resized bicubically with its aspect kept until it fits into the
+    input, and padded with grey below and to the right, as the makers of DeepLab do.
+
+    Args:
+      path: A ``.tflite`` file that returns the class of every pixel of its input.
+
+    Raises:
+      WeightsError: as `TfliteNetwork`.
+    """
+
+    def __init__(self, path: PathLike):
+        self._network = TfliteNetwork(path)
+
+    def __call__(self, image: Float[np.ndarray, "h w 3"]) -> Int[np.ndarray, "i j"]:
+        """Classes of a picture in [0, 1], at the size that it has within the input."""
+        stored = np.round(255 * np.clip(np.asarray(image), 0, 1)).astype(np.uint8)
+        room = np.array(self._network.size)
+        scale = (room / stored.shape[:2]).min()
+        size = np.maximum(np.floor(scale * np.array(stored.shape[:2]) + 1e-6), 1)
+        h, w = size.astype(int).tolist()
+        resized = Resize((h, w), method="bicubic")({"image": stored}, None)["image"]
+        padded = np.full((*self._network.size, 3), 127, np.uint8)
+        padded[:h, :w] = resized
+        return self._network(padded[None])[0, :h, :w].astype(np.int32)
+
+
+class Agreement:
+    """Whether judges see in denoised pictures what they see in the clean ones.
+
+    Args:
+      judges: Name -> picture in [0, 1] to the classes in it, such as a `FileJudge`.
+      classes: Name -> how many classes that judge has.
+    """
+
+    def __init__(
+        self,
+        judges: Mapping[str, Callable[[Float[np.ndarray, "h w 3"]], np.ndarray]],
+        classes: Mapping[str, int],
+    ):
+        self._judges, self._classes = dict(judges), dict(classes)
+        self._confused: dict[tuple[str, str], list[np.ndarray]] = {}
+
+    def add(self, versions: Mapping[str, Float[np.ndarray, "h w 3"]]) -> None:
+        """Takes one picture: ``clean``, and other versions of it in [0, 1]."""
+        for name, judge in self._judges.items():
+            seen = {k: judge(image)[None] for k, image in versions.items()}
+            for version in set(seen) - {"clean"}:
+                counts = confusion_matrix(
+                    seen[version], seen["clean"], num_classes=self._classes[name]
+                )
+                parts = self._confused.setdefault((name, version), [])
+                parts.append(np.asarray(counts[0]))
+
+    def rows(self, *, baseline: str, resamples: int = 2000) -> list[dict[str, Any]]:
+        """One row per judge and version, over all pictures so far.
+
+        Args:
+          baseline: The version that the others are compared with; empty for none.
+          resamples: Draws of the bootstrap over pictures.
+
+        Returns:
+          ``judge``, ``arm``, ``agreement`` and ``miou`` in points (0 to 100) and, with a baseline,
+          ``gain`` in points of mean IoU with ``gain_low`` and ``gain_high``.
+        """
+        out = []
+        for (judge, version), parts in sorted(self._confused.items()):
+            confused = np.stack(parts)[None]  # one seed
+            row = {
+                "judge": judge,
+                "arm": version,
+                "agreement": 100 * float(pixel_accuracy(confused.sum((0, 1)))),
+                "miou": 100 * float(set_miou(confused)[0]),
+            }
+            if baseline:
+                other = np.stack(self._confused[judge, baseline])[None]
+                row["gain"] = row["miou"] - 100 * float(set_miou(other)[0])
+                ends = paired_interval(confused, other, block=1, resamples=resamples)
+                row["gain_low"], row["gain_high"] = (100 * end for end in ends)
+            out.append(row)
+        return out
 
 
 def noisy_picture(batch: Batch) -> Array:

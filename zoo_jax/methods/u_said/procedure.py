@@ -17,12 +17,14 @@ from zoo_jax.data.loader import eval_batches
 from zoo_jax.data.source import split_spec
 from zoo_jax.methods.u_said.convert import dncnn_table
 from zoo_jax.methods.u_said.figures import side_by_side
+from zoo_jax.methods.u_said.judging import Agreement, FileJudge
 from zoo_jax.methods.u_said.task import DENOISER, make_task
 from zoo_jax.metrics.image import luma
 from zoo_jax.metrics.niqe import load_niqe_model, niqe
 from zoo_jax.task import RunContext, Task
 
-_KEYS = ("stream", "pictures", "zoom", "niqe_model")
+_KEYS = ("stream", "pictures", "zoom", "niqe_model", "judges", "baseline")
+_JUDGE_KEYS = ("file", "classes")
 
 
 def denoise(config: ml_collections.ConfigDict, ctx: RunContext) -> Mapping[str, float]:
@@ -32,12 +34,18 @@ def denoise(config: ml_collections.ConfigDict, ctx: RunContext) -> Mapping[str, 
       config: As for `make_task`, and ``arms``: name -> workdir of a training run, or a file
         in the published layout (``.pth``, ``.npz``); and ``denoise``: ``stream`` (a data section
         with a batch size of 1), ``pictures`` (how many to draw), ``zoom`` (side of the drawn
-        centre in pixels), ``niqe_model`` (a file for `load_niqe_model`; empty leaves NIQE out).
+        centre in pixels), ``niqe_model`` (a file for `load_niqe_model`; empty leaves NIQE out),
+        ``judges`` (name -> ``file``, a TFLite segmentation network, and its number of ``classes``),
+        ``baseline`` (the arm whose agreement the others are compared with; empty for none).
       ctx: Where to read and write.
 
     Returns:
       ``"<arm>/psnr"``, ``"<arm>/ssim"`` and, with a model, ``"<arm>/niqe"``: means over the images;
-      the same for ``noisy``, and ``clean/niqe``.
+      the same for ``noisy``, and ``clean/niqe``. For each judge ``"<arm>/<judge>_agreement"``, the
+      share of pixels that it sees as in the clean picture, and ``"<arm>/<judge>_miou"``, the
+      mean IoU with what it sees there, both in points (0 to 100) over the whole stream;
+      ``.._gain``, ``.._gain_low`` and ``.._gain_high``: mean IoU over the baseline's, with the
+      ends of the 95 % interval (paired bootstrap over images).
 
     Raises:
       ConfigError: for sections that do not fit.
@@ -51,6 +59,10 @@ def denoise(config: ml_collections.ConfigDict, ctx: RunContext) -> Mapping[str, 
     arms = {name: _load(config, task, ctx, at) for name, at in config.arms.items()}
     run = jax.jit(lambda variables, batch: _measure(task, variables, batch))
 
+    agreement = Agreement(
+        {name: FileJudge(judge["file"]) for name, judge in options["judges"].items()},
+        {name: judge["classes"] for name, judge in options["judges"].items()},
+    )
     names = getattr(source, "info", {}).get("names", range(len(source)))
     rows, pictures = [], []
     with ctx.progress(len(source), "denoise") as bar:
@@ -64,6 +76,7 @@ def denoise(config: ml_collections.ConfigDict, ctx: RunContext) -> Mapping[str, 
             if model is not None:
                 row["clean"] = {"niqe": _naturalness(pair["clean"], model)}
             shown["clean"] = pair["clean"]
+            agreement.add({k: np.asarray(v[0]) for k, v in shown.items()})
             rows.append({"image": str(name), "values": row})
             if len(pictures) < options["pictures"]:
                 pictures.append((str(name), {k: v[0] for k, v in shown.items()}, row))
@@ -75,20 +88,33 @@ def denoise(config: ml_collections.ConfigDict, ctx: RunContext) -> Mapping[str, 
         for arm, values in row["values"].items()
     ]
     ctx.writer.table("denoising", table, caption=_CAPTION.format(**options))
+    judged = agreement.rows(baseline=options["baseline"])
+    if judged:
+        ctx.writer.table("agreement", judged, caption=_AGREEMENT.format(**options))
     if pictures:
         figure = side_by_side(pictures, zoom=options["zoom"])
         ctx.writer.figure("pictures", figure, caption=_PICTURES.format(**options))
-    return {
+    out = {
         f"{arm}/{metric}": value
         for arm, values in means["values"].items()
         for metric, value in values.items()
     }
+    for row in judged:
+        name = f"{row['arm']}/{row['judge']}"
+        out |= {f"{name}_{k}": v for k, v in row.items() if k not in ("arm", "judge")}
+    return out
 
 
 _CAPTION = (
     "Stream '{stream}': PSNR in dB over all pixels and channels of an image, SSIM with 7x7 windows "
     "(scikit-image's default, mean over channels), NIQE of the rounded luma where a model was "
     "given (lower is better). 'mean' is the mean of the values of the images."
+)
+_AGREEMENT = (
+    "What segmentation networks that took part in no training see in the denoised pictures, against "
+    "what they see in the clean ones: share of equal pixels and mean IoU over the classes that are "
+    "in either, in points, over the whole stream. Gain: mean IoU over that of {baseline}, with the "
+    "95 % interval of the paired bootstrap over pictures."
 )
 _PICTURES = (
     "The centre {zoom}x{zoom} pixels: noisy, denoised by each arm, clean, with the PSNR of the "
@@ -105,6 +131,13 @@ def _options(config: ml_collections.ConfigDict) -> dict[str, Any]:
         )
     if not config.get("arms"):
         raise ConfigError("config.arms is empty: name at least one denoiser")
+    for name, judge in section["judges"].items():
+        whole_section(judge, _JUDGE_KEYS, f"denoise.judges.{name}")
+    if section["baseline"] and section["baseline"] not in config.arms:
+        raise ConfigError(
+            f"denoise.baseline={section['baseline']!r} is no arm: "
+            f"{closest(section['baseline'], config.arms)}"
+        )
     batch_size = config.data[section["stream"]].get("batch_size")
     if batch_size != 1:
         raise ConfigError(
