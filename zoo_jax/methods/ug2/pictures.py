@@ -86,7 +86,27 @@ def match_entry(
     Raises:
       DataError: if the folder is absent, two files have one key, or pictures are missing.
     """
-    folder = pathlib.Path(folder)
+    found = _by_key(pathlib.Path(folder))
+    missing = [picture.key for picture in pictures if picture.key not in found]
+    _require_all(pathlib.Path(folder), missing, len(pictures))
+    return {picture.key: found[picture.key] for picture in pictures}
+
+
+def find_same(a: PathLike, b: PathLike) -> list[tuple[str, pathlib.Path, pathlib.Path]]:
+    """Key, path below `a` and path below `b` of every picture of `a`; suffixes may differ.
+
+    Raises:
+      DataError: if a folder is absent, `a` is empty, two files have one key, or `b` lacks some.
+    """
+    found, others = _by_key(pathlib.Path(a)), _by_key(pathlib.Path(b))
+    if not found:
+        raise DataError(f"{a}: no pictures in it")
+    missing = [key for key in found if key not in others]
+    _require_all(pathlib.Path(b), missing, len(found))
+    return [(key, path, others[key]) for key, path in found.items()]
+
+
+def _by_key(folder: pathlib.Path) -> dict[str, pathlib.Path]:
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder of enhanced pictures")
     found: dict[str, pathlib.Path] = {}
@@ -97,14 +117,16 @@ def match_entry(
                 f"{path}: has the same name as {found[key].name} but for the suffix: keep one"
             )
         found[key] = path
-    missing = [picture.key for picture in pictures if picture.key not in found]
+    return found
+
+
+def _require_all(folder: pathlib.Path, missing: Sequence[str], count: int) -> None:
     if missing:
         some = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
         raise DataError(
-            f"{folder}: {len(missing)} of {len(pictures)} pictures are missing: {some}: an entry"
+            f"{folder}: {len(missing)} of {count} pictures are missing: {some}: an entry"
             " has every picture under its own name"
         )
-    return {picture.key: found[picture.key] for picture in pictures}
 
 
 def read_pair(
