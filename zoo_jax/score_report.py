@@ -52,7 +52,7 @@ def print_scores(scores: Scores) -> None:
         names = groups.setdefault((collection, recogniser), [])
         if restorer not in names:
             names.append(restorer)
-    width = max(len(row["restorer"]) for row in scores.rows)
+    width = max(len("restorer"), *(len(row["restorer"]) for row in scores.rows))
     for (collection, recogniser), names in groups.items():
         some = found[collection, recogniser, RAW, METRICS[0]]
         print(f"{recogniser}, {collection}: {some['n']} pictures")
