@@ -4,6 +4,7 @@ UG^2 enlarges a picture and lets the recogniser shrink it to its own size. Here 
 back to its size by the same interpolation, so that what remains is what that pair does to it.
 """
 
+import functools
 from typing import Literal
 
 import jax
@@ -52,3 +53,8 @@ def there_and_back(
     """
     large = jnp.clip(enlarge(images, kind, factor=factor), 0.0, 1.0)
     return jnp.clip(shrink(large, kind, factor=factor), 0.0, 1.0)
+
+
+nearest_x2 = functools.partial(there_and_back, kind="nearest")
+bilinear_x2 = functools.partial(there_and_back, kind="bilinear")
+bicubic_x2 = functools.partial(there_and_back, kind="bicubic")
