@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from absl.flags import argparse_flags
 from tqdm import tqdm
 
-from zoo_jax import compress, models, restore, score, search
+from zoo_jax import compress, models, rate, restore, score, search
 from zoo_jax.core.config import parse_pairs
 from zoo_jax.core.errors import ConfigError, WeightsError, ZooError
 from zoo_jax.core.files import write_json
@@ -324,6 +324,19 @@ examples:
       --platforms cpu,cuda,tpu -o digits_b8.stablehlo
   zoo-jax export --model deblurgan_v2/fpn_mobilenet --weights fpn_mobilenet.h5 \\
       --size 736x1280 -o deblur.onnx""",
+    ),
+    "rate": _Command(
+        rate.rate_command,
+        rate.rate_arguments,
+        "a page on which people judge which of two pictures is better",
+        """\
+The page is one file and needs no server. It shows pairs of the same name from two folders in an
+order of each rater's own, without saying which is which, asks for a rating from 1 (left much
+better) to 5, measures reaction times, slips in identical pairs, and saves a JSON file.
+
+examples:
+  zoo-jax rate --a photos --b photos_deblurred --names raw,deblurred -o rate.html
+  zoo-jax score --ratings ratings_ann.json --ratings ratings_bob.json""",
     ),
     "restore": _Command(
         restore.restore_command,
