@@ -11,7 +11,7 @@ from PIL import Image
 from tensorflow_datasets.core import shuffle
 
 from zoo_jax.core.errors import ConfigError, DataError, MediaError
-from zoo_jax.data.builders import paired
+from zoo_jax.data.builders import base, paired
 from zoo_jax.data.builders.koehler.builder import sharp_frames
 from zoo_jax.data.builders.nfs.builder import WINDOWS
 from zoo_jax.data.loader import eval_batches
@@ -363,7 +363,7 @@ def test_a_damaged_record_is_skipped_and_counted_by_the_loader(broken, monkeypat
 def test_order_holds_over_many_files_and_beyond_what_tfds_keeps_in_memory(
     raw, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(paired, "_SHARD", 2)
+    monkeypatch.setattr(base, "_SHARD", 2)
     monkeypatch.setattr(
         shuffle, "MAX_MEM_BUFFER_SIZE", 10
     )  # then it asks for TensorFlow

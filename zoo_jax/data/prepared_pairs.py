@@ -5,7 +5,7 @@ from typing import Any, Literal
 from zoo_jax.core.errors import ConfigError, closest
 from zoo_jax.core.files import PathLike
 from zoo_jax.data.pairs import decode_pair, every_nth
-from zoo_jax.data.tfds import open_prepared
+from zoo_jax.data.tfds import example_sequences, open_prepared
 
 
 class PreparedPairs:
@@ -38,7 +38,7 @@ class PreparedPairs:
         )
         self._chosen = every_nth(range(len(self._records)), every)
         self._name = name
-        groups = _sequences(builder, split)
+        groups = example_sequences(builder, split)
         self.info = {"groups": tuple(groups[i] for i in self._chosen)}
 
     def __len__(self) -> int:
@@ -55,19 +55,6 @@ class PreparedPairs:
         """Sequence and number of the frame of an example."""
         record = self._records[self._chosen[index]]
         return record["sequence"].decode(), int(record["index"])
-
-
-def _sequences(builder: Any, split: str) -> list[str]:
-    """The sequence of every example of a split or of parts of splits."""
-    import tensorflow_datasets as tfds
-
-    instruction = tfds.core.ReadInstruction.from_spec(split)
-    parts = instruction.to_absolute(builder.info.splits)
-    return [
-        sequence
-        for part in parts
-        for sequence in builder.info.metadata[part.splitname][part.from_ : part.to]
-    ]
 
 
 def gopro(

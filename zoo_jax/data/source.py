@@ -93,6 +93,7 @@ SOURCES: dict[str, str] = {
     "segmented_photos": "zoo_jax.data.photos:SegmentedPhotos",
     "synthetic_clips": "zoo_jax.data.synthetic_clips:SyntheticClips",
     "synthetic_images": "zoo_jax.data.synthetic:SyntheticImages",
+    "ug2_crops": "zoo_jax.data.ug2_crops:Ug2Crops",
     "voc2012": "zoo_jax.data.photo_sets:voc2012",
 }
 

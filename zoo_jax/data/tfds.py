@@ -132,6 +132,24 @@ def open_prepared(
     return builder, records
 
 
+def example_sequences(builder: Any, split: str) -> list[str]:
+    """The sequence (video) of every example of a split or of parts of splits.
+
+    Args:
+      builder: Of `open_prepared`, made by a builder of `builders.base.ShardedExamples`.
+      split: As for `open_prepared`.
+    """
+    import tensorflow_datasets as tfds
+
+    instruction = tfds.core.ReadInstruction.from_spec(split)
+    parts = instruction.to_absolute(builder.info.splits)
+    return [
+        sequence
+        for part in parts
+        for sequence in builder.info.metadata[part.splitname][part.from_ : part.to]
+    ]
+
+
 def tfds_source(
     name: str,
     split: str,

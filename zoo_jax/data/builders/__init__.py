@@ -14,4 +14,10 @@ BUILDERS: dict[str, str] = {
     "nfs": "zoo_jax.data.builders.nfs.builder:Nfs",
     "reds/blur": "zoo_jax.data.builders.reds.builder:Reds",
     "reds/blur_comp": "zoo_jax.data.builders.reds.builder:Reds",
+    "ug2/glider_crops": "zoo_jax.data.builders.ug2.builder:Crops",
+    "ug2/glider_frames": "zoo_jax.data.builders.ug2.builder:Frames",
+    "ug2/ground_crops": "zoo_jax.data.builders.ug2.builder:Crops",
+    "ug2/ground_frames": "zoo_jax.data.builders.ug2.builder:Frames",
+    "ug2/uav_crops": "zoo_jax.data.builders.ug2.builder:Crops",
+    "ug2/uav_frames": "zoo_jax.data.builders.ug2.builder:Frames",
 }

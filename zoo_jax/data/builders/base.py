@@ -2,11 +2,12 @@
 
 import abc
 import pathlib
-from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
+import tqdm
 from PIL import Image
 
 from zoo_jax.core.errors import DataError
@@ -93,3 +94,83 @@ class LabelledImages(
         for i, (image, label) in enumerate(zip(images, labels, strict=True)):
             picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
             yield i, {"image": picture, "label": int(label)}
+
+
+# Examples of one file. TFDS keeps what it writes to one in memory until the file is closed.
+_SHARD = 64
+
+
+# Not a GeneratorBasedBuilder: that needs TensorFlow itself for splits beyond 1 GB, and keeps
+# all of a split in memory if its order is to stay.
+class ShardedExamples(
+    OfficialFiles, tfds.core.ShardBasedBuilder, skip_registration=True
+):
+    """A builder of examples that are made one by one of what was found.
+
+    The metadata has, for each split, the sequence (video) of every example.
+    """
+
+    UNIT: ClassVar[str] = "examples"  # what is counted
+
+    @abc.abstractmethod
+    def find(self, split: str) -> Sequence[Any]:
+        """What `example` makes the examples of a split of, in order. Raises `DataError`.
+
+        Each has a `sequence`.
+        """
+
+    @abc.abstractmethod
+    def example(self, found: Any) -> dict[str, Any]:
+        """One example. Raises `DataError`."""
+
+    def count(self, found: Sequence[Any]) -> int:
+        """How many of `UNIT` were found."""
+        return len(found)
+
+    def _shard_iterators_per_split(
+        self, dl_manager: Any
+    ) -> dict[str, list[Callable[[], Iterator]]]:
+        del dl_manager  # nothing is downloaded
+        # All splits are found and counted before the first example is written.
+        found = {split: self._checked(split) for split in self.counts}
+        # Beside the records, since to ask each for its sequence would read all images.
+        for split, some in found.items():
+            self.info.metadata[split] = [item.sequence for item in some]
+        return {
+            split: [
+                _Shard(self, split, some[start : start + _SHARD], start, len(some))
+                for start in range(0, len(some), _SHARD)
+            ]
+            for split, some in found.items()
+        }
+
+    def _checked(self, split: str) -> Sequence[Any]:
+        found, expected = self.find(split), self.counts[split]
+        number = self.count(found)
+        if number != expected:
+            raise DataError(
+                f"{self.source_dir}: split {split!r} has {number:,} {self.UNIT}, not "
+                f"{expected:,}: get the official files again"
+            )
+        return found
+
+
+class _Shard(NamedTuple):
+    builder: ShardedExamples
+    split: str
+    found: Sequence[Any]
+    start: int
+    total: int
+
+    def __call__(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        bar = tqdm.tqdm(
+            self.found,
+            desc=f"{self.builder.name} {self.split}",
+            initial=self.start,
+            total=self.total,
+            unit="example",
+            leave=False,
+            disable=None,  # shown on a terminal only
+        )
+        for number, item in enumerate(bar, self.start):
+            yield number, self.builder.example(item)

@@ -40,6 +40,16 @@ class Annotation(NamedTuple):
         """Whether the object counts: neither lost nor occluded."""
         return not (self.lost or self.occluded)
 
+    def require_inside(self, size: tuple[int, int], *, where: str) -> None:
+        """Raises `DataError` if the box leaves a frame of (height, width)."""
+        height, width = size
+        x0, y0, x1, y1 = self.box
+        if x0 < 0 or y0 < 0 or x1 > width or y1 > height:
+            raise DataError(
+                f"{where}: the box {tuple(self.box)} (xmin ymin xmax ymax) leaves the frame of"
+                f" {width}x{height}"
+            )
+
 
 def class_name(label: str) -> str:
     """The name of the class that a label of the tool stands for.
@@ -93,7 +103,12 @@ def read_annotations(
                 f"{where}: unknown class {found.label!r}: {closest(found.label, classes)}"
             )
         if not found.lost:
-            _check_box(found.box, size, where)
+            if found.box.xmin >= found.box.xmax or found.box.ymin >= found.box.ymax:
+                raise DataError(
+                    f"{where}: the box {tuple(found.box)} (xmin ymin xmax ymax) is empty"
+                )
+            if size is not None:
+                found.require_inside(size, where=where)
         out.append(found)
     return out
 
@@ -130,16 +145,3 @@ def _parse(line: str, where: str) -> Annotation:
         )
     flags = bool(lost), bool(occluded), bool(generated)
     return Annotation(track, Box(*corners), frame, *flags, class_name(label))
-
-
-def _check_box(box: Box, size: tuple[int, int] | None, where: str) -> None:
-    if box.xmin >= box.xmax or box.ymin >= box.ymax:
-        raise DataError(f"{where}: the box {tuple(box)} (xmin ymin xmax ymax) is empty")
-    if size is None:
-        return
-    height, width = size
-    if box.xmin < 0 or box.ymin < 0 or box.xmax > width or box.ymax > height:
-        raise DataError(
-            f"{where}: the box {tuple(box)} (xmin ymin xmax ymax) leaves the frame of"
-            f" {width}x{height}"
-        )
