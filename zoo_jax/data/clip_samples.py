@@ -13,7 +13,8 @@ from zoo_jax.core.errors import ConfigError, DataError, closest
 from zoo_jax.core.files import PathLike
 from zoo_jax.data.audio import read_audio
 from zoo_jax.data.clip_manifest import parse_records
-from zoo_jax.data.clips import TextEncoder, Window, make_window
+from zoo_jax.data.clip_window import Window, make_window
+from zoo_jax.data.clips import TextEncoder
 from zoo_jax.data.folder import resolve
 from zoo_jax.data.samples import package_file
 from zoo_jax.data.source import ArraySource

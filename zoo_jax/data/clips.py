@@ -1,17 +1,15 @@
 """Clips of a manifest: pictures at a rate, the sound of the same span, and words."""
 
-import math
 import os
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Float, Float32, Int32, UInt8
+from jaxtyping import Int32
 
-from zoo_jax.core.errors import ConfigError, DataError, MediaError, closest
+from zoo_jax.core.errors import ConfigError, DataError, closest
 from zoo_jax.core.files import PathLike
-from zoo_jax.data.audio import audio_info, read_audio
 from zoo_jax.data.clip_manifest import (
     Clip,
     as_labels,
@@ -19,32 +17,19 @@ from zoo_jax.data.clip_manifest import (
     parse_records,
     read_manifest,
 )
+from zoo_jax.data.clip_window import (
+    MODALITIES,
+    Place,
+    Short,
+    clip_span,
+    lengthen,
+    make_window,
+    place_window,
+    read_clip,
+    window_share,
+)
 from zoo_jax.data.folder import resolve
-from zoo_jax.data.video import VideoReader
 from zoo_jax.data.words import Vocabulary
-
-MODALITIES = ("video", "audio", "text")
-Place = Literal["start", "middle", "random"]
-Short = Literal["loop", "pad", "skip"]
-_FAR = 10  # s: windows behind it are sought, those before are read up to
-
-
-class Window(NamedTuple):
-    """What is cut out of a clip: `frames` pictures and the sound of the same time."""
-
-    frames: int = 32
-    frame_rate: Fraction = Fraction(10)
-    audio_rate: int = 48_000
-
-    @property
-    def seconds(self) -> Fraction:
-        """Of pictures and of sound."""
-        return self.frames / self.frame_rate
-
-    @property
-    def samples(self) -> int:
-        """Of sound; the reference rounds down too."""
-        return math.floor(self.seconds * self.audio_rate)
 
 
 class Clips:
@@ -173,66 +158,32 @@ class Clips:
         if not 0 <= index < len(self):
             raise IndexError(f"clip {index} of {len(self)}")
         clip = self._clips[index // self._windows]
-        example: dict[str, Any] = {}
-        if "video" in self._modalities:
-            pictures, sound = self._pictures_and_sound(clip, share)
-            example["video"] = pictures
-        elif "audio" in self._modalities:
-            sound = self._sound_alone(clip, share)
-        if "audio" in self._modalities:
-            silent = sound is None
-            example["audio"] = np.zeros(self.window.samples, "f4") if silent else sound
-            if self._no_audio == "silence":
-                example["audio_mask"] = np.float32(not silent)
+
+        def choose(duration: Fraction | None) -> tuple[Fraction, int]:
+            span = clip_span(clip, duration, self.window)
+            return place_window(span, share, self.window, clip)
+
+        taken = read_clip(
+            clip,
+            choose,
+            self.window,
+            modalities=self._modalities,
+            short_side=self._short_side,
+            max_damages=self._max_damages,
+            may_be_silent=self._no_audio == "silence",
+        )
+        example = lengthen(
+            taken,
+            self.window,
+            self._short,
+            modalities=self._modalities,
+            place=clip.place,
+        )
+        if "audio" in self._modalities and self._no_audio == "silence":
+            example["audio_mask"] = np.float32(taken.sound is not None)
         if "text" in self._modalities:
             example["text"], example["text_mask"] = self._texts(clip.texts)
         return {**example, **self._labels(clip.label)}
-
-    def _pictures_and_sound(
-        self, clip: Clip, share: Fraction
-    ) -> tuple[UInt8[np.ndarray, "t h w 3"], Float[np.ndarray, "s"] | None]:
-        with VideoReader(
-            clip.video, short_side=self._short_side, max_damages=self._max_damages
-        ) as reader:
-            span = clip_span(clip, reader.info.duration, self.window)
-            start, count = place_window(span, share, self.window, clip)
-            first = reader.first + start
-            if start > _FAR:
-                reader.seek(first)
-            step = 1 / self.window.frame_rate
-            pictures = list(reader.shown_at([first + k * step for k in range(count)]))
-            has_sound, origin = reader.info.has_audio, reader.first
-        if not pictures:
-            raise MediaError(
-                f"{clip.place}: has no picture at {float(start):g} s: {_outside(clip)}"
-            )
-        sound = None
-        if "audio" in self._modalities and (
-            clip.audio or has_sound or self._no_audio == "error"
-        ):
-            sound = read_audio(
-                clip.audio or clip.video,
-                rate=self.window.audio_rate,
-                start=start,
-                samples=sound_length(len(pictures), self.window),
-                origin=None if clip.audio else origin,
-            )
-        return lengthen(pictures, sound, self.window, self._short, clip.place)
-
-    def _sound_alone(
-        self, clip: Clip, share: Fraction
-    ) -> Float[np.ndarray, "s"] | None:
-        path = clip.audio or clip.video
-        span = clip_span(clip, audio_info(path).duration, self.window)
-        start, count = place_window(span, share, self.window, clip)
-        sound = read_audio(
-            path,
-            rate=self.window.audio_rate,
-            start=start,
-            samples=sound_length(count, self.window),
-        )
-        _, sound = lengthen([None] * count, sound, self.window, self._short, clip.place)
-        return sound
 
 
 class TextEncoder:
@@ -318,100 +269,6 @@ class LabelEncoder:
         return out
 
 
-# --- windows --------------------------------------------------------------------------------
-
-
-def make_window(frames: int, frame_rate: float, audio_rate: int) -> Window:
-    """A checked `Window`. Raises `ConfigError`."""
-    if frames < 1 or not 0 < frame_rate <= 1000 or audio_rate < 1:
-        raise ConfigError(
-            "frames, frame_rate and audio_rate must be positive, got "
-            f"{frames}, {frame_rate}, {audio_rate}"
-        )
-    window = Window(frames, Fraction(frame_rate).limit_denominator(1001), audio_rate)
-    if window.samples < 1:
-        raise ConfigError(f"a window of {float(window.seconds):g} s holds no sound")
-    return window
-
-
-def window_share(place: Place, number: int, windows: int) -> Fraction:
-    """Where window `number` of `windows` starts: 0 at the first place, 1 at the last."""
-    if windows > 1:
-        return Fraction(number, windows - 1)
-    return Fraction(0) if place == "start" else Fraction(1, 2)
-
-
-def clip_span(
-    clip: Clip, duration: Fraction | None, window: Window
-) -> tuple[Fraction, Fraction | None]:
-    """Start and end of a clip; that of a caption is made as long as the window.
-
-    The end is that of the file where the manifest has none; None if neither says it.
-    """
-    start = Fraction(str(clip.start))  # 0.8 is 4/5, where a picture may start
-    end = duration if clip.end is None else Fraction(str(clip.end))
-    if clip.caption == (clip.start, clip.end) and end - start < window.seconds:
-        start = max(start - (window.seconds - (end - start)) / 2, Fraction(0))
-        end = start + window.seconds
-    return start, end
-
-
-def place_window(
-    span: tuple[Fraction, Fraction | None], share: Fraction, window: Window, clip: Clip
-) -> tuple[Fraction, int]:
-    """Where the window starts, and how many of its pictures lie in the span.
-
-    Raises:
-      MediaError: if the file ends before the span starts.
-    """
-    start, end = span
-    if end is None:
-        return start, window.frames
-    if end <= start:
-        raise MediaError(f"{clip.place}: {_outside(clip)}: it ends at {float(end):g} s")
-    spare = end - start - window.seconds
-    if spare >= 0:
-        return start + spare * share, window.frames
-    return start, min(math.ceil((end - start) * window.frame_rate), window.frames)
-
-
-def sound_length(pictures: int, window: Window) -> int:
-    """Samples of the time in which so many pictures are shown."""
-    if pictures == window.frames:
-        return window.samples
-    return max(math.floor(pictures / window.frame_rate * window.audio_rate), 1)
-
-
-def lengthen(
-    pictures: Sequence[Any],
-    sound: Float[np.ndarray, "s"] | None,
-    window: Window,
-    short: Short,
-    place: str,
-) -> tuple[UInt8[np.ndarray, "t h w 3"], Float32[np.ndarray, "s"] | None]:
-    """Brings pictures and sound to the length of the window, in step with each other.
-
-    Raises:
-      MediaError: for a shorter clip with ``short="skip"``.
-    """
-    there = len(pictures)
-    if there < window.frames and short == "skip":
-        raise MediaError(
-            f"{place}: has {there} of the {window.frames} pictures of a window: it is "
-            'shorter (short="loop" repeats it)'
-        )
-    chosen = np.arange(window.frames)
-    chosen = chosen % there if short == "loop" else np.minimum(chosen, there - 1)
-    if sound is not None:
-        sound = sound[: sound_length(there, window)]
-        if short == "loop":
-            sound = np.resize(sound, window.samples)
-        else:
-            sound = np.pad(sound, (0, window.samples - len(sound)))
-    video = None if pictures[0] is None else np.stack([pictures[i] for i in chosen])
-    return video, sound
-
-
 def check_reading(
     modalities: Sequence[str], place: str, windows: int, short: str, no_audio: str
 ) -> None:
@@ -444,10 +301,3 @@ def _require_files(
                 f"{manifest}: {len(bare)} clips have no video (first: {bare[0].name}): "
                 'leave "video" out of the modalities'
             )
-
-
-def _outside(clip: Clip) -> str:
-    if clip.caption is None:
-        return "the clip lies outside the file"
-    start, end = clip.caption
-    return f"the caption {clip.texts[0][:40]!r} of {start:g} to {end:g} s lies outside the file"
