@@ -85,7 +85,7 @@ def get_config(arg=None):
             zoom=96,
             niqe_model="",
             judges=dict(),
-            baseline="plain",
+            baseline="",
         )
     if opt.tiny:
         make_tiny(c)

@@ -89,8 +89,9 @@ def judge_study(
     """
     options = _options(config)
     networks: dict[str, _Network] = {}
-    for name, section in to_dict(config.networks).items():
-        networks[name] = _train_network(config, name, section, networks, ctx)
+    sections = to_dict(config.networks)
+    for name in sorted(sections, key=lambda name: "trunk_of" in sections[name]):
+        networks[name] = _train_network(config, name, sections[name], networks, ctx)
     judge = networks[options["judge"]]
     streams = {
         (split, sigma): _pictures(config, ctx, split, sigma, judge)
@@ -123,7 +124,8 @@ def judge_study(
                 trained[arm].append(variables)
                 path = pathlib.Path(ctx.workdir) / name / "measured.npz"
                 measure = functools.partial(_measure_all, chosen, restore, variables)
-                found[arm].append(_remembered(path, digest(config), measure))
+                sign = _sign(config, arm, seed, list(chosen))
+                found[arm].append(_remembered(path, sign, measure))
                 bar.update()
     for name, untouched in ((NOISY, noisy_picture), (CLEAN, clean_picture)):
         tests = {k: s for k, s in streams.items() if k[0] == "test"}
@@ -248,6 +250,20 @@ def _measure_all(streams, restore, variables) -> dict[tuple, Measured]:
     return {
         k: s.measure(functools.partial(restore, variables)) for k, s in streams.items()
     }
+
+
+def _sign(config: ml_collections.ConfigDict, arm: str, seed: int, streams: list) -> str:
+    """Of all that a measurement depends on: other arms may come and go."""
+    arms = to_dict(config.arms)
+    start = arms.get(arms[arm].get("start"), {})
+    trained = [
+        to_dict(arm_config(config, section, seed)) for section in (start, arms[arm])
+    ]
+    return digest(
+        {"trained": trained, "streams": [list(map(str, key)) for key in streams]}
+        | {key: to_dict(config[key]) for key in ("networks", "data")}
+        | {"judge": config.study.judge}
+    )
 
 
 def _remembered(path: pathlib.Path, sign: str, measure) -> dict[tuple, Measured]:
@@ -408,6 +424,14 @@ def _options(config: ml_collections.ConfigDict) -> dict[str, Any]:
         to_dict(config.get("networks") or {}),
         to_dict(config.get("arms") or {}),
     )
+    for name, network in networks.items():
+        trunk = networks.get(network.get("trunk_of"), {})
+        if "trunk_of" in network and (not trunk or "trunk_of" in trunk):
+            wholes = [n for n, other in networks.items() if "trunk_of" not in other]
+            raise ConfigError(
+                f"networks.{name}.trunk_of={network['trunk_of']!r} must be a network with a "
+                f"trunk of its own: {closest(network['trunk_of'], wholes)}"
+            )
     for stream in ("train", "frames", "valid", "test"):
         if stream not in config.data:
             raise ConfigError(f"config.data has no {stream!r}: the study reads it")
