@@ -26,7 +26,7 @@ def write_report(
     if scores is not None:
         _write_csv(out / TABLE, scores.rows)
         _write_csv(out / PICTURES, scores.pictures)
-    title = f"Scores of {facts['data']}" if facts else "Scores"
+    title = f"Scores of {pathlib.Path(facts['data']).name}" if facts else "Scores"
     text = page.render(
         scores, title=title, facts=facts, ratings=ratings, leaderboard=board
     )

@@ -22,7 +22,7 @@ _STYLE = """
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--page); color: var(--ink);
   font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
-main { max-width: 1120px; margin: 0 auto; padding: 2.5rem 1.25rem 4rem; }
+main { max-width: 1200px; margin: 0 auto; padding: 2.5rem 1.25rem 4rem; }
 h1 { font-size: 1.8rem; margin: 0 0 .3rem; }
 h2 { font-size: 1.25rem; margin: 2.6rem 0 .6rem; padding-bottom: .3rem;
   border-bottom: 2px solid var(--line); }
@@ -31,12 +31,12 @@ p { margin: .4rem 0; max-width: 75ch; }
 .soft, figcaption, th { color: var(--soft); }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .9rem; }
-th, td { padding: .35rem 1.1rem .35rem 0; text-align: left; vertical-align: middle;
+th, td { padding: .35rem .7rem .35rem 0; text-align: left; vertical-align: middle;
   border-bottom: 1px solid var(--line); white-space: nowrap; }
 th { font-size: .8rem; font-weight: 600; }
 .n { text-align: right; font-variant-numeric: tabular-nums; }
 .good { color: var(--good); } .bad { color: var(--bad); }
-svg { vertical-align: middle; margin-left: .6rem; stroke: currentColor; fill: currentColor; }
+svg { vertical-align: middle; margin-right: .5rem; stroke: currentColor; fill: currentColor; }
 .row { display: flex; gap: .9rem; overflow-x: auto; padding-bottom: .5rem; }
 figure { margin: 0; flex: none; max-width: 224px; }
 img { display: block; max-width: 100%; height: auto; border-radius: 4px; }
@@ -97,7 +97,8 @@ def render(
 
 def _definitions(facts: Mapping[str, Any]) -> str:
     items = (
-        f"<dt>{_e(name)}</dt><dd>{_e(value)}</dd>" for name, value in facts.items()
+        f"<dt>{_e(name.replace('_', ' '))}</dt><dd>{_e(value)}</dd>"
+        for name, value in facts.items()
     )
     return f"<dl>{''.join(items)}</dl>"
 
@@ -149,12 +150,12 @@ def _score_cells(row: Mapping[str, Any], scale: float) -> str:
     if math.isnan(row["low"]):
         return f"{score}<td{kind}>{text}</td>"
     text += f" [{row['low']:+.3f}, {row['high']:+.3f}]"
-    return f"{score}<td{kind}>{text}{_interval(row, scale)}</td>"
+    return f"{score}<td{kind}>{_interval(row, scale)}{text}</td>"
 
 
 def _interval(row: Mapping[str, Any], scale: float) -> str:
     """A small picture of an interval around zero."""
-    half = 38
+    half = 34
     delta, low, high = (
         half + 2 + half * row[name] / scale for name in ("delta", "low", "high")
     )
