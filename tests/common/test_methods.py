@@ -79,6 +79,12 @@ CASES = [
         plain={"optim": dict(name="sgd", lr=1e-5)},  # the loss is a sum over pixels
         low_precision={"model.dtype": "bfloat16"},
     ),
+    Case(
+        "ug2/srnet.py",
+        "tiny",
+        plain={"optim": dict(name="sgd", lr=0.01)},
+        low_precision={"model.dtype": "bfloat16"},
+    ),
 ]
 cases = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 

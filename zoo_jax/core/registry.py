@@ -12,7 +12,9 @@ from zoo_jax.core.errors import ConfigError, closest
 METHODS: dict[str, str] = {
     "deblurgan_v2": "zoo_jax.methods.deblurgan_v2",
     "deep_k_means": "zoo_jax.methods.deep_k_means",
+    "gradient_harmonization": "zoo_jax.methods.gradient_harmonization",
     "u_said": "zoo_jax.methods.u_said",
+    "ug2": "zoo_jax.methods.ug2",
     "weaknas": "zoo_jax.methods.weaknas",
 }
 

@@ -22,6 +22,7 @@ from zoo_jax.data.clip_augment import (
     ClipViews,
 )
 from zoo_jax.data.corruptions import Corrupt
+from zoo_jax.data.degrade import Degrade
 from zoo_jax.data.geometry import (
     CenterCrop,
     HorizontalFlip,
@@ -29,6 +30,7 @@ from zoo_jax.data.geometry import (
     RandomResizedCrop,
     Resize,
 )
+from zoo_jax.data.interlace import Interlace
 from zoo_jax.data.pair_augment import PairAugment
 
 Transform = Callable[[dict[str, Any], Any], dict[str, Any]]
@@ -201,7 +203,9 @@ TRANSFORMS: dict[str, Callable[..., Transform]] = {
     "clip_resized_crop": ClipResizedCrop,
     "clip_views": ClipViews,
     "corrupt": Corrupt,
+    "degrade": Degrade,
     "horizontal_flip": HorizontalFlip,
+    "interlace": Interlace,
     "normalize": Normalize,
     "pair_augment": PairAugment,
     "random_crop": RandomCrop,

@@ -3,7 +3,12 @@
 Readers and metrics of the benchmark, enhancers, recognisers, and the harness that scores them.
 """
 
-CONFIG_KEYS = ("model", "recogniser", "loss", "degrade", "optim", "arms", "study")
+from zoo_jax.methods.ug2.task import make_task
+
+CONFIG_KEYS = (
+    *("model", "recogniser", "critic", "loss", "degrade", "optim"),
+    *("arms", "study"),
+)
 procedures: dict = {}
 
-__all__ = ["CONFIG_KEYS", "procedures"]
+__all__ = ["CONFIG_KEYS", "make_task", "procedures"]

@@ -57,7 +57,10 @@ def restore_plain(
 def restore_enlarged(
     module: Any, variables: Mapping[str, Any], x: Float[Array, "b h w 3"]
 ) -> Float[Array, "b h w 3"]:
-    """Super-resolution: enlarged by two, sharpened by the network, and back."""
+    """Super-resolution: enlarged by two, sharpened by the network, and back.
+
+    `restore_plain` is for a network that was trained on degraded pictures at their own size.
+    """
     large = run_network(module, variables, enlarge(x, "bicubic"), train=False)
     return jnp.clip(shrink(large, "bicubic"), 0.0, 1.0)
 

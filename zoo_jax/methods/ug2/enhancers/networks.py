@@ -6,7 +6,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
 
 from zoo_jax.convert import Table, apply, identity_table, open_weights
 from zoo_jax.core.errors import ConfigError, WeightsError
@@ -40,7 +39,7 @@ def network_enhancer(
     network: str,
     *,
     weights: Weights | None = None,
-    restore: Callable[..., Array] | None = None,
+    enlarge: bool | None = None,
     **arguments: Any,
 ) -> RestoreFn:
     """Builds a network, fills it, and returns it as a function of pictures.
@@ -49,7 +48,8 @@ def network_enhancer(
       network: One of `model.NETWORKS`.
       weights: A file with the keys of the published layout, or one that this project wrote, or
         variables ``{"params": ..., "batch_stats": ...}``.
-      restore: What makes pictures of its output, see `restorer`; None for what it is made for.
+      enlarge: Whether the network sees the picture at twice its size, as super-resolution does;
+        None for what it is made for: SRCNN and VDSR do. SRNet never does.
       **arguments: Of the network's builder.
 
     Raises:
@@ -63,7 +63,9 @@ def network_enhancer(
         )
     module = make_network({"name": network, **arguments}, where=network)
     variables = load_network(network, module, weights)
-    restore = _RESTORE[network] if restore is None else restore
+    restore = _RESTORE[network]
+    if enlarge is not None and network != "srnet":
+        restore = restore_enlarged if enlarge else restore_plain
     return functools.partial(restore, module, variables)
 
 

@@ -100,7 +100,7 @@ def tone_mapped(
     Args:
       mapping: Local (``"clahe"``) or global (``"reinhard"``).
       network: What follows; ``"none"`` for tone mapping alone.
-      weights: Of the network.
+      weights: Of the network, trained on pictures of their own size.
       **arguments: Of its builder, e.g. ``depth=8``.
 
     Raises:
@@ -110,7 +110,7 @@ def tone_mapped(
         raise ConfigError(f"unknown mapping {mapping!r}: {closest(mapping, MAPPINGS)}")
     steps = [(mapping, MAPPINGS[mapping])]
     if network != "none":
-        follow = network_enhancer(network, weights=weights, **arguments)
+        follow = network_enhancer(network, weights=weights, enlarge=False, **arguments)
         steps.append((network, follow))
     return Chain(steps)
 
