@@ -89,7 +89,15 @@ def place_window(
     spare = end - start - window.seconds
     if spare >= 0:
         return start + spare * share, window.frames
-    return start, min(math.ceil((end - start) * window.frame_rate), window.frames)
+    return start, min(pictures_within(end - start, window), window.frames)
+
+
+def pictures_within(seconds: Fraction, window: Window) -> int:
+    """Pictures that start in so long a time, but for one in the last thousandth of its share.
+
+    Times in manifests are rounded, and 0.8 s at 10 a second are to have 8 pictures.
+    """
+    return max(math.ceil(seconds * window.frame_rate - Fraction(1, 1000)), 1)
 
 
 def sound_length(pictures: int, window: Window) -> int:

@@ -227,12 +227,16 @@ class LabelEncoder:
 
     Args:
       clips: All clips, of every split: they say which classes there are.
-      classes: Names in order, if not those of the clips.
+      classes: Names in order, or the number of numbers, if not those of the clips.
     """
 
-    def __init__(self, clips: Sequence[Clip], classes: Sequence[str] | None = None):
+    def __init__(
+        self, clips: Sequence[Clip], classes: Sequence[str] | int | None = None
+    ):
         kind = label_classes(clips)
         self._several = any(isinstance(clip.label, tuple) for clip in clips)
+        if isinstance(classes, int):
+            kind, classes = classes, None
         self.classes = tuple(classes) if classes is not None else None
         if kind is not None and not isinstance(kind, int):
             self.classes = self.classes or kind

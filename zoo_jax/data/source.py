@@ -87,6 +87,7 @@ SOURCES: dict[str, str] = {
     "noisy_images": "zoo_jax.data.degrade:NoisyImages",
     "paired_folder": "zoo_jax.data.pairs:PairedFolder",
     "photo_folder": "zoo_jax.data.photos:PhotoFolder",
+    "prepared_clips": "zoo_jax.data.prepared_clips:PreparedClips",
     "reds": "zoo_jax.data.prepared_pairs:reds",
     "sample_film": "zoo_jax.data.clip_samples:sample_film",
     "sample_photos": "zoo_jax.data.photos:SamplePhotos",
