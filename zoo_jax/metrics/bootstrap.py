@@ -1,6 +1,7 @@
 """Confidence intervals of means whose values come in dependent groups, such as frames of videos."""
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Shaped
@@ -78,3 +79,42 @@ def cluster_bootstrap(
     tail = (1 - confidence) / 2
     low, high = np.quantile(np.concatenate(means), [tail, 1 - tail])
     return Interval(mean, float(low), float(high))
+
+
+def paired_interval(
+    values: Float[np.ndarray, "s n"],
+    baseline: Float[np.ndarray, "t n"],
+    groups: Sequence[Any],
+    *,
+    resamples: int = 2000,
+    confidence: float = 0.95,
+) -> tuple[float, float]:
+    """Percentile interval of the mean difference of two trained arms on the same pictures.
+
+    Seeds, groups, and pictures within a group are drawn anew, each with replacement, so that
+    many crops of few photographs do not pass for many photographs. With few groups it is
+    still too short: the percentile bootstrap over three of anything is.
+
+    Args:
+      values: One row per seed.
+      baseline: Likewise; its seeds are drawn apart, and one row is enough for an arm without.
+      groups: What every picture belongs to, e.g. its scene.
+      resamples: How many draws.
+      confidence: Share of draws between the two ends.
+
+    >>> paired_interval(np.ones((2, 3)), np.zeros((1, 3)), "abc", resamples=9)
+    (1.0, 1.0)
+    """
+    rng = np.random.RandomState(0)
+    groups = np.asarray(list(groups), dtype=object)
+    members = [np.flatnonzero(groups == g) for g in dict.fromkeys(groups.tolist())]
+    means = np.empty(resamples)
+    for k in range(resamples):
+        drawn = [members[i] for i in rng.randint(len(members), size=len(members))]
+        at = np.concatenate([m[rng.randint(len(m), size=len(m))] for m in drawn])
+        a = values[rng.randint(len(values), size=len(values))][:, at]
+        b = baseline[rng.randint(len(baseline), size=len(baseline))][:, at]
+        means[k] = a.mean() - b.mean()
+    tail = 100 * (1 - confidence) / 2
+    low, high = np.percentile(means, [tail, 100 - tail])
+    return float(low), float(high)

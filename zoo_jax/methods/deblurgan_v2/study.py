@@ -20,6 +20,7 @@ from zoo_jax.methods.deblurgan_v2.cost import generator_macs
 from zoo_jax.methods.deblurgan_v2.figures import draw_pictures, draw_trade_off
 from zoo_jax.methods.deblurgan_v2.model import make_generator
 from zoo_jax.methods.deblurgan_v2.task import make_task
+from zoo_jax.metrics.bootstrap import paired_interval
 from zoo_jax.metrics.image import psnr, ssim_uniform
 from zoo_jax.metrics.sharpness import sharpness_ratio
 from zoo_jax.task import RunContext, Task
@@ -234,45 +235,6 @@ def _summary(
         resamples=options["resamples"],
     )
     return row
-
-
-def paired_interval(
-    values: np.ndarray,
-    baseline: np.ndarray,
-    groups: Sequence[Any],
-    *,
-    resamples: int,
-    coverage: float = 0.95,
-) -> tuple[float, float]:
-    """Interval of the mean difference on the same pictures, by the bootstrap.
-
-    Seeds, scenes, and pictures within a scene are drawn anew, each with replacement, so that many
-    crops of few photographs do not pass for many photographs. With few scenes it is
-    still too short: the percentile bootstrap over three of anything is.
-
-    Args:
-      values: [seeds, pictures].
-      baseline: [seeds or 1, pictures].
-      groups: The scene of every picture.
-      resamples: How many draws.
-      coverage: Share of draws between the two ends.
-
-    Returns:
-      The lower and the upper end.
-    """
-    rng = np.random.RandomState(0)
-    groups = np.asarray(groups, dtype=object)
-    scenes = [np.flatnonzero(groups == g) for g in dict.fromkeys(groups.tolist())]
-    means = np.empty(resamples)
-    for k in range(resamples):
-        drawn = [scenes[i] for i in rng.randint(len(scenes), size=len(scenes))]
-        at = np.concatenate([s[rng.randint(len(s), size=len(s))] for s in drawn])
-        a = values[rng.randint(len(values), size=len(values))][:, at]
-        b = baseline[rng.randint(len(baseline), size=len(baseline))][:, at]
-        means[k] = a.mean() - b.mean()
-    tail = 100 * (1 - coverage) / 2
-    low, high = np.percentile(means, [tail, 100 - tail])
-    return float(low), float(high)
 
 
 def _publish(
