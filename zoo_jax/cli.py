@@ -149,9 +149,13 @@ def _print_match(result: dict[str, Any]) -> None:
 
 def _origin(path: str) -> dict[str, str]:
     """Name and, of a file, checksum of where weights came from."""
+    from zoo_jax.convert.tf_checkpoint import index_of
+
     path = pathlib.Path(path)
     if path.is_dir():
         return {"name": path.resolve().name}
+    # The index of a TensorFlow checkpoint holds checksums of everything else.
+    path = index_of(path) or path
     with path.open("rb") as f:
         return {
             "name": path.name,

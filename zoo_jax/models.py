@@ -44,11 +44,19 @@ class ModelEntry:
         str | None
     )  # "module:function" -> Table; its arguments are fields of the module
     example: tuple[int, ...]  # input shape, NHWC or NTHWC, batch 1
-    network: str = "network"  # its name among the networks of a training checkpoint
+    network: str | tuple[str, ...] = "network"
+    # its name among the networks of a training checkpoint; several: those of its parts
     restorer: str | None = (
         None  # "module:function": module -> Restoring; see zoo_jax.restorer
     )
     doc: str  # one line
+
+    @property
+    def parts(self) -> dict[str, str]:
+        """Networks of a training checkpoint -> where they stand in the module's collections."""
+        if isinstance(self.network, str):
+            return {self.network: ""}
+        return {name: f"{name}/" for name in self.network}
 
 
 _DEEP_K_MEANS = "zoo_jax.methods.deep_k_means"
@@ -57,6 +65,7 @@ _U_SAID = "zoo_jax.methods.u_said"
 _UG2 = "zoo_jax.methods.ug2"
 _UG2 = "zoo_jax.methods.ug2"
 _DEBLURGAN = "zoo_jax.methods.deblurgan_v2"
+_HARMONIZATION = "zoo_jax.methods.gradient_harmonization"
 
 MODELS: dict[str, ModelEntry] = {
     "deep_k_means/wide_resnet_16_4": ModelEntry(
@@ -247,6 +256,41 @@ MODELS: dict[str, ModelEntry] = {
         example=(1, 227, 227, 3),
         doc="SqueezeNet 1.0; BGR in [0, 255] minus its mean -> 1000 scores",
     ),
+    "gradient_harmonization/vatt": ModelEntry(
+        build=f"{_HARMONIZATION}.model:build_vatt",
+        table=f"{_HARMONIZATION}.convert:vatt_table",
+        example=(1, 8, 32, 32, 3),
+        network=("backbone", "heads"),
+        doc="VATT of any size; clips in [-1, 1], audio=, text= -> embeddings",
+    ),
+    "gradient_harmonization/vatt_medium": ModelEntry(
+        build=f"{_HARMONIZATION}.model:build_vatt_medium",
+        table=f"{_HARMONIZATION}.convert:vatt_table",
+        example=(1, 32, 224, 224, 3),
+        network=("backbone", "heads"),
+        doc="VATT, one encoder for video, sound and text; clips in [-1, 1] -> embeddings",
+    ),
+    "gradient_harmonization/vatt_bbs": ModelEntry(
+        build=f"{_HARMONIZATION}.model:build_vatt_bbs",
+        table=f"{_HARMONIZATION}.convert:vatt_table",
+        example=(1, 32, 224, 224, 3),
+        network=("backbone", "heads"),
+        doc="VATT, three encoders: base, base, small; clips in [-1, 1] -> embeddings",
+    ),
+    "gradient_harmonization/vatt_mbs": ModelEntry(
+        build=f"{_HARMONIZATION}.model:build_vatt_mbs",
+        table=f"{_HARMONIZATION}.convert:vatt_table",
+        example=(1, 32, 224, 224, 3),
+        network=("backbone", "heads"),
+        doc="VATT, three encoders: medium, base, small; clips in [-1, 1] -> embeddings",
+    ),
+    "gradient_harmonization/vatt_lbs": ModelEntry(
+        build=f"{_HARMONIZATION}.model:build_vatt_lbs",
+        table=f"{_HARMONIZATION}.convert:vatt_table",
+        example=(1, 32, 224, 224, 3),
+        network=("backbone", "heads"),
+        doc="VATT, three encoders: large, base, small; clips in [-1, 1] -> embeddings",
+    ),
     "weaknas/mobilenet_v3_ofa": ModelEntry(
         build=f"{_WEAKNAS}.model:build_mobilenet_v3_ofa",
         table=f"{_WEAKNAS}.convert:mobilenet_v3_ofa_table",
@@ -319,9 +363,9 @@ def create_model(
       name: One of `list_models()`.
       weights: None for fresh parameters from `seed`; a mapping of the published
         checkpoint's keys to arrays, nested or not; a ``.safetensors``, ``.npz`` or torch
-        file in the published layout; a folder or file that ``zoo-jax convert`` wrote; a compressed network of
-        either kind; or the working directory of a training run (averaged parameters where
-        the run kept them).
+        file or a TensorFlow checkpoint (``.../ckpt-500000``) in the published layout; a
+        folder or file that ``zoo-jax convert`` wrote; a compressed network of either kind; or
+        the working directory of a training run (averaged parameters where the run kept them).
       seed: For fresh parameters.
       dtype: Compute dtype; parameters stay float32.
       **overrides: Arguments of the network's builder. A converted folder and a training run
@@ -430,7 +474,7 @@ def load_source(name: str | None, weights: Mapping[str, Any] | PathLike) -> Sour
 
         return Source(dict(unnest(weights)), True, {}, "the given mapping")
     path = pathlib.Path(weights).expanduser()
-    if not path.exists():
+    if not path.exists() and not _is_tf_checkpoint(path):
         raise WeightsError(f"{path}: there is no such weights file or folder")
     for recognises, load in _KINDS:
         if recognises(path):
@@ -494,14 +538,7 @@ def _load_compressed(name: str | None, path: pathlib.Path) -> Source:
     trained = f"{metadata['method']}/{section.pop('name', '')}"
     if name is not None and trained in MODELS and trained != name:
         raise WeightsError(f"{path}: holds {trained!r}, not {name!r}")
-    network = get_entry(trained if name is None else name).network
-    places = {f"params/{network}/": "params/", f"model_state/{network}/": ""}
-    arrays = {
-        place + key.removeprefix(prefix): array
-        for key, array in arrays.items()
-        for prefix, place in places.items()
-        if key.startswith(prefix)
-    }
+    arrays = _from_networks(get_entry(trained if name is None else name), arrays)
     return Source(arrays, False, _plain(section), str(path), model=trained)
 
 
@@ -528,15 +565,28 @@ def _load_run(name: str | None, path: pathlib.Path) -> Source:
         raise WeightsError(f"{path}: has no {CONFIG}, which says what network it is of")
     trained, overrides = (name, {}) if config is None else _run_facts(name, config)
     variables = workdir_variables(path)
-    network = get_entry(trained if name is None else name).network
-    params = variables["params"]
-    if network not in params:
-        raise WeightsError(
-            f"{path}: the run has no network {network!r}: {closest(network, params)}"
-        )
-    state = variables["model_state"].get(network, {})
-    arrays = named_leaves({"params": params[network], **state})
+    entry, params = get_entry(trained if name is None else name), variables["params"]
+    for network in entry.parts:
+        if network not in params:
+            raise WeightsError(
+                f"{path}: the run has no network {network!r}: {closest(network, params)}"
+            )
+    arrays = _from_networks(entry, named_leaves(variables))
     return Source(arrays, False, overrides, str(path), model=trained)
+
+
+def _from_networks(entry: ModelEntry, leaves: Mapping[str, Any]) -> dict[str, Any]:
+    """Leaves of a training checkpoint under the names that the module has for them."""
+    out = {}
+    for key, leaf in leaves.items():
+        kind, _, key = key.partition("/")
+        network, _, key = key.partition("/")
+        if network not in entry.parts or kind not in ("params", "model_state"):
+            continue
+        if kind == "model_state":
+            kind, _, key = key.partition("/")
+        out[f"{kind}/{entry.parts[network]}{key}"] = leaf
+    return out
 
 
 def _run_facts(name: str | None, path: pathlib.Path) -> tuple[str, dict[str, Any]]:
@@ -560,6 +610,11 @@ def is_compressed(path: pathlib.Path) -> bool:
         return f.read(len(COMPRESSED)) == COMPRESSED
 
 
+def _is_tf_checkpoint(path: pathlib.Path) -> bool:
+    """Whether this is what the names of a TensorFlow checkpoint's files begin with."""
+    return not path.exists() and path.with_name(f"{path.name}.index").is_file()
+
+
 def _is_run(path: pathlib.Path) -> bool:
     """A folder with numbered steps, or with the folder that holds them."""
     folder = path / "checkpoints" if (path / "checkpoints").is_dir() else path
@@ -573,6 +628,7 @@ _KINDS: tuple[
 ] = (
     (is_compressed, _load_compressed),
     (pathlib.Path.is_file, _load_file),
+    (_is_tf_checkpoint, _load_file),
     (lambda path: (path / MODEL_FILE).is_file(), _load_converted),
     (_is_run, _load_run),
 )
@@ -615,8 +671,20 @@ def load_variables(where: str, *, best: bool = False) -> Variables:
 
     name, colon, weights = where.partition(":")
     if colon and name in MODELS:
-        network = get_entry(name).network
-        variables = dict(create_model(name, weights=weights).variables)
-        params = variables.pop("params")
-        return {"params": {network: params}, "model_state": {network: variables}}
+        variables = create_model(name, weights=weights).variables
+        return to_networks(get_entry(name), variables)
     return workdir_variables(where, best=best)
+
+
+def to_networks(entry: ModelEntry, variables: Mapping[str, Any]) -> Variables:
+    """Variables of a model's module under the names that a task gives its networks."""
+
+    def part(tree: Mapping[str, Any], place: str) -> Any:
+        return tree.get(place.rstrip("/"), {}) if place else tree
+
+    out: dict[str, Any] = {"params": {}, "model_state": {}}
+    for network, place in entry.parts.items():
+        trees = {kind: part(tree, place) for kind, tree in variables.items()}
+        out["params"][network] = trees.pop("params")
+        out["model_state"][network] = {k: tree for k, tree in trees.items() if tree}
+    return out

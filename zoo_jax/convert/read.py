@@ -1,6 +1,7 @@
 """Weights files -> numpy arrays, trusting nothing in the file.
 
-The kind of a file is told by its content. Sizes are checked from headers before anything
+The kind of a file is told by its content, but for the files of a TensorFlow checkpoint, which
+belong together by their names. Sizes are checked from headers before anything
 is allocated, no code in a file is ever run, and nothing is written.
 """
 
@@ -17,6 +18,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from zoo_jax.convert import tf_checkpoint
 from zoo_jax.core.errors import WeightsError
 from zoo_jax.core.files import PathLike, atomic_write
 
@@ -52,10 +54,11 @@ class WeightsFile(NamedTuple):
 
 
 def read_weights(path: PathLike) -> dict[str, np.ndarray]:
-    """Reads a ``.safetensors``, ``.npz`` or torch file into ``{key: array}``.
+    """Reads a ``.safetensors``, ``.npz``, torch file or TensorFlow checkpoint into ``{key: array}``.
 
     Args:
-      path: The file. Its content decides what it is, not its name.
+      path: The file. Its content decides what it is, not its name. A TensorFlow checkpoint is
+        named by any of its files, or by what their names begin with (``.../ckpt-500000``).
 
     Returns:
       Arrays under the keys of the file. Dtypes are kept, but bfloat16 becomes float32.
@@ -71,6 +74,9 @@ def read_weights(path: PathLike) -> dict[str, np.ndarray]:
 def open_weights(path: PathLike) -> WeightsFile:
     """Reads a weights file with its metadata. Arguments and errors as `read_weights`."""
     path = pathlib.Path(path)
+    if tf_checkpoint.index_of(path) is not None:
+        arrays, skipped, widened = tf_checkpoint.read(path)
+        return WeightsFile(arrays, {}, skipped, False, widened)
     if path.is_dir():
         raise WeightsError(f"{path}: is a folder; name a weights file")
     if not path.exists():
@@ -91,7 +97,7 @@ def open_weights(path: PathLike) -> WeightsFile:
             raise WeightsError(f"{path}: is {kind}")
     raise WeightsError(
         f"{path}: is not a weights file (it starts with {head[:8]!r}); accepted are"
-        " .safetensors, .npz and torch files"
+        " .safetensors, .npz and torch files, and TensorFlow checkpoints"
     )
 
 

@@ -1,5 +1,6 @@
 """Parts of TensorFlow's files: CRC-32C checksums and the protocol-buffer wire format."""
 
+import functools
 import struct
 from collections.abc import Iterator
 from typing import Any
@@ -89,6 +90,7 @@ def _from_zero(piece: np.ndarray) -> UInt32[np.ndarray, "1"]:
     return state
 
 
+@functools.lru_cache(maxsize=64)
 def _zero_bytes(count: int) -> UInt32[np.ndarray, "32"]:
     """What so many zero bytes make of each bit of a state; a linear operator."""
     bits = np.uint32(1) << np.arange(32, dtype=np.uint32)
