@@ -93,6 +93,18 @@ def test_a_restorer_scores_as_the_folder_that_it_writes(data, tmp_path):
     assert row(one, "soft", "LRAP")["delta"] != 0
 
 
+def test_restored_pictures_are_rounded_to_whole_levels(data):
+    seen = {"less": [], "more": []}
+    restorers = {"less": lambda x: x + 0.4 / 255, "more": lambda x: x + 0.6 / 255}
+
+    def sink(name, shown, image):
+        raw = decode_image(shown.path).astype(int)
+        seen[name].append(np.unique(image[raw < 255] - raw[raw < 255]).tolist())
+
+    run(data, restorers, sink=sink)
+    assert seen == {"less": [[0]] * 18, "more": [[1]] * 18}
+
+
 def test_lrap_counts_every_label_and_every_sequence_alike(data):
     # One more video of one label must not weigh as much as all others together.
     for frame in range(30):
