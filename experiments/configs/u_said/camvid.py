@@ -8,7 +8,8 @@ loss. Another network of another size and seed is what denoisers train against:
   trained      with masks, like the judge (the frozen network of s_said and u_said_trained)
   random_head  its trunk, in place of ImageNet's, below a random head that is never trained: what
                the published script runs (u_said, entropy, detached)
-  label_free   the same, its head then trained to be certain, without masks (u_said_label_free)
+  label_free   the same, its head then trained to be certain, without masks: it collapses to one
+               class everywhere, and with it the gradient vanishes, so no arm uses it
 
 A plain denoiser is trained first; from it all arms go on for as many steps, with the same data
 and noise. plain_low and plain_high have other learning rates.
@@ -76,7 +77,6 @@ def get_config(arg=None):
         detached=dict(**on, network="random_head", loss=dict(detach=True)),
         u_said=dict(**on, network="random_head"),
         entropy=dict(**on, network="random_head", loss=dict(uncertainty="entropy")),
-        u_said_label_free=dict(**on, network="label_free"),
         u_said_trained=dict(**on, network="trained"),
         s_said=dict(**on, network="trained", loss=dict(mode="s_said")),
     )

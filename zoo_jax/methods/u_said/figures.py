@@ -63,8 +63,10 @@ def draw_trade_off(rows: Sequence[Mapping[str, Any]]) -> Any:
         for row in rows:
             if row["sigma"] != sigma or row["arm"] in ("noisy", "clean"):
                 continue
-            ends = [[row["gain"] - row["gain_low"]], [row["gain_high"] - row["gain"]]]
-            ax.errorbar(row["psnr"], row["gain"], yerr=ends, fmt="o", label=row["arm"])
+            # A percentile interval need not contain the value itself.
+            (line,) = ax.plot(row["psnr"], row["gain"], "o", label=row["arm"])
+            ends = (row["gain_low"], row["gain_high"])
+            ax.vlines(row["psnr"], *ends, color=line.get_color(), linewidth=1)
         ax.set_title(f"sigma {sigma:g}")
         ax.set_xlabel("PSNR in dB")
     axes[0].set_ylabel("gain in mean IoU, points")

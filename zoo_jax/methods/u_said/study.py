@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
@@ -15,17 +14,13 @@ from zoo_jax.core.errors import ConfigError, closest
 from zoo_jax.core.files import atomic_write
 from zoo_jax.core.rng import make_key
 from zoo_jax.core.types import Variables
-from zoo_jax.data.loader import eval_batches
 from zoo_jax.data.source import split_spec
-from zoo_jax.methods.u_said.figures import draw_segmentations, draw_trade_off
+from zoo_jax.methods.u_said.figures import draw_segmentations
 from zoo_jax.methods.u_said.judging import (
-    IMAGE_METRICS,
     Measured,
     Pictures,
     clean_picture,
     noisy_picture,
-    paired_interval,
-    set_miou,
 )
 from zoo_jax.methods.u_said.model import make_segmentation
 from zoo_jax.methods.u_said.segmentation import (
@@ -34,14 +29,13 @@ from zoo_jax.methods.u_said.segmentation import (
     network_of,
     segment,
 )
-from zoo_jax.methods.u_said.task import DENOISER, make_task
-from zoo_jax.metrics.segmentation import (
-    class_counts,
-    confusion_matrix,
-    mean_iou,
-    pixel_accuracy,
-    usage_entropy,
+from zoo_jax.methods.u_said.study_report import (
+    compare,
+    network_quality,
+    publish,
+    scalars,
 )
+from zoo_jax.methods.u_said.task import DENOISER, make_task
 from zoo_jax.task import RunContext
 
 _KEYS = ("judge", "seeds", "sigmas", "baseline", "tuned", "block", "resamples") + (
@@ -131,13 +125,34 @@ def judge_study(
         tests = {k: s for k, s in streams.items() if k[0] == "test"}
         found[name] = [{k: s.measure(untouched) for k, s in tests.items()}]
 
-    rows = _rows(found, options)
+    rows = compare(found, options)
+    spec, loader = split_spec(config.data.test)
+    clean = ctx.load_source(spec)
     quality = [
-        {"network": n, **_quality(config, ctx, net)} for n, net in networks.items()
+        {
+            "network": name,
+            "steps": network.section["steps"],
+            **network_quality(
+                network.module, network_of(network.variables), clean, loader
+            ),
+        }
+        for name, network in networks.items()
     ]
-    shown = {arm: functools.partial(restore, trained[arm][0]) for arm in order}
-    _publish(ctx, rows, quality, streams, shown, judge, options)
-    return _scalars(rows, quality)
+    publish(ctx.writer, rows, quality, options)
+    if options["pictures"]:
+        sigma = options["sigmas"][len(options["sigmas"]) // 2]
+        shown = {arm: functools.partial(restore, trained[arm][0]) for arm in order}
+        figure = draw_segmentations(
+            streams["test", sigma].batches(),
+            {NOISY: noisy_picture, **shown, CLEAN: clean_picture},
+            jax.jit(_seer(judge)),
+            count=options["pictures"],
+            num_classes=judge.module.num_classes,
+        )
+        ctx.writer.figure(
+            "segmentations", figure, caption=_PICTURES.format(sigma=sigma)
+        )
+    return scalars(rows, quality)
 
 
 class _Network(NamedTuple):
@@ -199,7 +214,8 @@ def _train_arm(
         if variables is not None:
             given["params"][network] = variables["params"][network]
             given["model_state"][network] = variables["model_state"][network]
-    return ctx.fit(name, task, changed, given if given["params"] else None)
+    found = ctx.fit(name, task, changed, given if given["params"] else None)
+    return {kind: {DENOISER: networks[DENOISER]} for kind, networks in found.items()}
 
 
 def arm_config(
@@ -237,13 +253,11 @@ def _pictures(
 ) -> Pictures:
     spec, loader = split_spec(config.data[split])
     source = ctx.load_source({"name": "noisy_images", "source": spec, "sigma": sigma})
-    variables = network_of(judge.variables)
-    return Pictures(
-        source,
-        loader,
-        functools.partial(segment, judge.module, variables),
-        num_classes=judge.module.num_classes,
-    )
+    return Pictures(source, loader, _seer(judge), num_classes=judge.module.num_classes)
+
+
+def _seer(network: _Network) -> Any:
+    return functools.partial(segment, network.module, network_of(network.variables))
 
 
 def _measure_all(streams, restore, variables) -> dict[tuple, Measured]:
@@ -283,135 +297,6 @@ def _remembered(path: pathlib.Path, sign: str, measure) -> dict[tuple, Measured]
     return found
 
 
-def _rows(
-    found: Mapping[str, list[dict]], options: Mapping[str, Any]
-) -> list[dict[str, Any]]:
-    def stacked(arm: str, split: str, sigma: float, metric: str) -> np.ndarray:
-        return np.stack([run[split, sigma][metric] for run in found[arm]])
-
-    def valid_miou(arm: str) -> float:
-        return float(
-            np.mean(
-                [
-                    set_miou(stacked(arm, "valid", sigma, "confused"))
-                    for sigma in options["sigmas"]
-                ]
-            )
-        )
-
-    tuned = max(options["tuned"], key=valid_miou)
-    rows = []
-    for sigma in options["sigmas"]:
-        for arm in found:
-            confused = stacked(arm, "test", sigma, "confused")
-            row = {"sigma": sigma, "arm": arm, "seeds": len(confused)}
-            values = {"miou": 100 * set_miou(confused)} | {
-                m: stacked(arm, "test", sigma, m).mean(axis=1) for m in IMAGE_METRICS
-            }
-            for metric, seeds in values.items():
-                if not np.isfinite(seeds).all():
-                    continue  # the PSNR of the clean pictures themselves
-                row[metric] = float(seeds.mean())
-                if len(seeds) > 1:
-                    row[f"{metric}_std"] = float(seeds.std(ddof=1))
-            for key, other in (("gain", options["baseline"]), ("gain_tuned", tuned)):
-                base = stacked(other, "test", sigma, "confused")
-                row[key] = row["miou"] - 100 * float(set_miou(base).mean())
-                low, high = paired_interval(
-                    confused,
-                    base,
-                    block=options["block"],
-                    resamples=options["resamples"],
-                )
-                row[f"{key}_low"], row[f"{key}_high"] = 100 * low, 100 * high
-            row["tuned"] = tuned
-            rows.append(row)
-    return rows
-
-
-def _quality(
-    config: ml_collections.ConfigDict, ctx: RunContext, network: _Network
-) -> dict[str, float]:
-    """What a network makes of the clean test pictures."""
-    spec, loader = split_spec(config.data.test)
-    count = network.module.num_classes
-
-    @jax.jit
-    def look(batch):
-        image = batch["image"].astype(jnp.float32) / 255
-        seen = segment(network.module, network_of(network.variables), image)
-        confused = confusion_matrix(seen, batch["segmentation"], num_classes=count)
-        return confused, class_counts(seen, num_classes=count)
-
-    parts = []
-    for batch in eval_batches(ctx.load_source(spec), **loader):
-        keep = batch["mask"] > 0
-        parts.append([np.asarray(x)[keep] for x in look(batch)])
-    confused, used = (np.concatenate(part) for part in zip(*parts, strict=True))
-    total = confused.sum(axis=0)
-    return {
-        "steps": network.section["steps"],
-        "miou": 100 * float(mean_iou(total)),
-        "pixel_accuracy": float(pixel_accuracy(total)),
-        "usage_entropy": float(usage_entropy(used)),
-    }
-
-
-def _scalars(rows, quality) -> dict[str, float]:
-    out = {}
-    for row in rows:
-        name = f"sigma{row['sigma']:g}/{row['arm']}"
-        for metric in (m for m in ("miou", *IMAGE_METRICS) if m in row):
-            out[f"{name}/{metric}"] = row[metric]
-            out[f"{name}/{metric}_seeds"] = row["seeds"]
-            if f"{metric}_std" in row:
-                out[f"{name}/{metric}_std"] = row[f"{metric}_std"]
-        for gain in ("gain", "gain_tuned"):
-            for end in ("", "_low", "_high"):
-                out[f"{name}/{gain}{end}"] = row[f"{gain}{end}"]
-            out[f"{name}/{gain}_seeds"] = row["seeds"]
-    for row in quality:
-        for metric in ("miou", "pixel_accuracy", "usage_entropy"):
-            out[f"networks/{row['network']}/{metric}"] = row[metric]
-    return out
-
-
-def _publish(ctx, rows, quality, streams, shown, judge, options) -> None:
-    caption = _TABLE.format(**options, tuned_arm=rows[0]["tuned"])
-    ctx.writer.table("segmentation_after_denoising", rows, caption=caption)
-    ctx.writer.table("networks", quality, caption=_NETWORKS)
-    ctx.writer.figure(
-        "trade_off", draw_trade_off(rows), caption=_TRADE_OFF.format(**options)
-    )
-    if options["pictures"]:
-        sigma = options["sigmas"][len(options["sigmas"]) // 2]
-        see = jax.jit(
-            functools.partial(segment, judge.module, network_of(judge.variables))
-        )
-        figure = draw_segmentations(
-            streams["test", sigma].batches(),
-            {NOISY: noisy_picture, **shown, CLEAN: clean_picture},
-            see,
-            count=options["pictures"],
-            num_classes=judge.module.num_classes,
-        )
-        ctx.writer.figure(
-            "segmentations", figure, caption=_PICTURES.format(sigma=sigma)
-        )
-
-
-_TABLE = (
-    "Means over the seeds: mean IoU of the judge's answers over the whole test set in points (0 to "
-    "100), PSNR in dB and SSIM (uniform 7x7 windows) as means over pictures, with the deviation "
-    "over seeds. Gain: mean IoU over that of {baseline}, and over that of {tuned_arm}, the best of "
-    "{tuned} on the validation set; 95 % intervals of the paired bootstrap over seeds and blocks "
-    "of {block} neighbouring pictures."
-)
-_NETWORKS = (
-    "The segmentation networks on clean test pictures: mean IoU in points, share of right pixels, "
-    "entropy in nats of how often each class is predicted (0: one class everywhere)."
-)
-_TRADE_OFF = "Gain in mean IoU over {baseline} with its 95 % interval, against what it costs in PSNR."
 _PICTURES = (
     "At sigma {sigma}: pictures and what the judge sees in them, noisy, denoised by each arm "
     "(first seed), clean; then the true classes. Pictures are spread evenly, not chosen."
