@@ -50,7 +50,8 @@ def network(name, codebook_dtype):
         return clustered[path].restore(leaf.shape)
 
     # The pyramids come as they are: kernels of every shape.
-    small = SMALL_NETWORKS.get(name, {}) if name.startswith("ug2/") else {}
+    whole = name.startswith("deblurgan_v2/")
+    small = {} if whole else SMALL_NETWORKS.get(name, {})
     template = models.abstract_variables(name, models.build_module(name, **small))
     return map_named(fill, template), clustered
 
