@@ -122,11 +122,17 @@ def test_a_leaderboard_grows_and_others_can_join(run, data, tmp_path):
     (tmp_path / "c.csv").write_text((tmp_path / "b.csv").read_text())
     assert "9 rows added" in run("--merge", "c.csv", "--leaderboard", "new.csv")[1]
     assert read_leaderboard("new.csv") == read_leaderboard("b.csv")
+    twice = (tmp_path / "c.csv").read_text().replace("0.666667", "0.5")
+    (tmp_path / "d.csv").write_text(twice)
+    both = ("--merge", "c.csv", "--merge", "d.csv", "--leaderboard", "none.csv")
+    fails(run(*both), "another result")
+    assert not (tmp_path / "none.csv").exists()
     # Another result under a name that is taken.
     make_folder(tmp_path / "theirs", dims=(0.2, 0.2, 0.2))
     before = (tmp_path / "b.csv").read_bytes()
-    result = run(*data, "--entry", "theirs=theirs", "--leaderboard", "b.csv")
-    fails(result, "give the entry another name")
+    entry = ("--entry", "theirs=theirs", "--leaderboard", "b.csv", "-o", "kept")
+    fails(run(*data, *entry), "give the entry another name")
+    assert (tmp_path / "kept" / "scores.csv").is_file()  # a long run is not lost
     assert (tmp_path / "b.csv").read_bytes() == before
     # Other settings are another result.
     more = ("--preprocessing", "official", "--top", 1, "--corrected-map")

@@ -137,6 +137,7 @@ def score_command(args: argparse.Namespace) -> dict[str, Any]:
     if ratings is not None:
         print_ratings(ratings)
     board: list[dict[str, str]] = []
+    refused: DataError | None = None
     if args.leaderboard:
         new = others
         if scores is not None:
@@ -146,8 +147,12 @@ def score_command(args: argparse.Namespace) -> dict[str, Any]:
                 preprocessing=_preprocessing(args),
                 note=args.note,
             )
-        added = leaderboard.append(args.leaderboard, new)
-        board = leaderboard.read_leaderboard(args.leaderboard)
+        try:
+            added = leaderboard.append(args.leaderboard, new)
+        except DataError as error:  # told at the end: the scores themselves are good
+            refused = error
+        if pathlib.Path(args.leaderboard).exists():
+            board = leaderboard.read_leaderboard(args.leaderboard)
         print(f"{added} rows added to {args.leaderboard}, which has {len(board)}")
     if out is not None:
         write_report(out, scores, facts, ratings, board)
@@ -157,6 +162,8 @@ def score_command(args: argparse.Namespace) -> dict[str, Any]:
         print(f"{len(failures)} of {len(pictures)} pictures were left out:")
         for failure in failures:
             print(f"  {failure.error}")
+    if refused is not None:
+        raise refused
     return {
         **facts,
         "scores": [] if scores is None else scores.rows,
