@@ -90,6 +90,14 @@ TOUR: dict[str, tuple[Step, ...]] = {
             "deblurgan_v2/study",
         ),
     ),
+    "gradient_harmonization": (
+        Step(
+            "pre-train on a film with its sound, plainly and with realigned gradients",
+            "run",
+            "gradient_harmonization/study.py:tour",
+            "gradient_harmonization/film",
+        ),
+    ),
     "u_said": (
         Step(
             "train a small denoiser on six photographs",

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from absl.flags import argparse_flags
 from tqdm import tqdm
 
-from zoo_jax import compress, models, rate, restore, score, search
+from zoo_jax import compress, embed, models, rate, restore, score, search, search_clips
 from zoo_jax.core.config import parse_pairs
 from zoo_jax.core.errors import ConfigError, WeightsError, ZooError
 from zoo_jax.core.files import write_json
@@ -388,6 +388,37 @@ examples:
   zoo-jax score --data photos --class-map classes.csv --entry ours=photos_enhanced \\
       --recognisers tflite:mobilenet_v2.tflite --leaderboard results.csv --note 'our lab'
   zoo-jax score --ratings ann.json --ratings bob.json""",
+    ),
+    "embed": _Command(
+        embed.embed_command,
+        embed.embed_arguments,
+        "embeddings of your videos, sounds and sentences",
+        """\
+One array per space: video_audio and audio, video_text and text; compare by cosine. A bad file
+stops nobody else (exit code 1), and the same command goes on after a kill: what has been
+embedded and has not changed is kept. See docs/embed.md.
+
+examples:
+  zoo-jax embed --model gradient_harmonization/vatt_medium --weights ut_fac_medium/ckpt-500000 \\
+      holiday/ song.flac -o holiday.safetensors
+  zoo-jax embed --model gradient_harmonization/vatt --weights runs/mine --vocabulary words.txt \\
+      --text 'a dog barks' sentences.txt -o sentences.npz
+
+In Python: zoo_jax.embed.Embedder(zoo_jax.create_model(...), vocabulary).file("a.mp4")""",
+    ),
+    "search-clips": _Command(
+        search_clips.search_clips_command,
+        search_clips.search_clips_arguments,
+        "the clips of a folder that go with a sentence or a sound",
+        """\
+Embeddings of the folder are kept in a hidden file there (or in --index), so that a second search
+embeds only what is new. See docs/embed.md.
+
+examples:
+  zoo-jax search-clips --model gradient_harmonization/vatt --weights runs/mine \\
+      --vocabulary words.txt --text 'a rabbit yawns' clips/
+  zoo-jax search-clips --model gradient_harmonization/vatt_medium --weights ut_fac_medium/ckpt-500000 \\
+      --sound bark.wav clips/ --top 3 --json found.json""",
     ),
     "search": _Command(
         search.search_command,

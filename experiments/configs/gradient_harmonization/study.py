@@ -30,7 +30,7 @@ SHARE, DROP = 0.5, 0.4  # wrong partners; dropped by the gates
 
 
 def get_config(arg=None):
-    opt = parse_arg(arg, tiny=False, seeds=SEEDS, steps=STEPS, seed=0)
+    opt = parse_arg(arg, tiny=False, tour=False, seeds=SEEDS, steps=STEPS, seed=0)
     c = base_config(
         task="gradient_harmonization", procedure="harmonization_study", seed=opt.seed
     )
@@ -108,9 +108,29 @@ def get_config(arg=None):
         ridge=0.01,
         shown=["plain", "realign"],
     )
+    if opt.tour:
+        make_tour(c)
     if opt.tiny:
         make_tiny(c)
     return c
+
+
+def make_tour(c):
+    """A film with its sound from an ordinary package: 32 windows, two arms, one seed."""
+    c.steps, c.log_every = 60, 20
+    c.checkpoint.update(every=20)
+    c.arms = dict(plain=dict(), realign=dict(harmonize=dict(level="triplet")))
+    film = dict(name="sample_film", frames=FRAMES, size=SIZE, audio_rate=RATE, words=8)
+    noisy = dict(
+        name="mispaired", source=dict(**film, split="train"), share=SHARE, seed=0
+    )
+    c.model.update(words=8, sound=[80, 40])  # 0.8 s of sound
+    c.data = dict(
+        train=dict(**noisy, batch_size=16),
+        conflicts=dict(**noisy, batch_size=16),
+        test=dict(**film, split="all", batch_size=15),
+    )
+    c.study.update(seeds=[0], words="", sounds="", batches=2)
 
 
 def make_tiny(c):

@@ -61,7 +61,7 @@ def harmonization_study(
         and ``optim``, and ``steps``, or in their place ``macs_of``: the arm whose multiply-adds
         in a whole training this one spends, too. And ``study``: ``seeds``, ``baseline`` (an
         arm), the streams ``words`` (training clips with right partners, for the probe of their
-        labels), ``test``, ``sounds`` (with ``fold``; empty for none) and ``conflicts`` (the training
+        labels; empty for none), ``test``, ``sounds`` (with ``fold``; empty for none) and ``conflicts`` (the training
         clips as they are trained on), ``ridge``, the strength of the probes, and ``shown``,
         the arms whose conflicts over the training are drawn.
       ctx: Where to read and write.
@@ -234,14 +234,11 @@ class _Arm:
             for name in RETRIEVED
             for metric in ("recall_at_1", "recall_at_5", "median_rank")
         }
-        words = embedded(options["words"])
         strength = {"strength": options["ridge"]}
-        out[FITTED] = probe(
-            "ridge",
-            (words["video_features"], words["label"]),
-            (test["video_features"], test["label"]),
-            **strength,
-        )
+        if options["words"]:
+            words = embedded(options["words"])
+            given = [(x["video_features"], x["label"]) for x in (words, test)]
+            out[FITTED] = probe("ridge", *given, **strength)
         if options["sounds"]:
             out[SOUNDS] = self._probe_sounds(embedded(options["sounds"]), strength)
         found = self.conflicts(variables)
@@ -343,7 +340,8 @@ def _options(config: ml_collections.ConfigDict) -> dict[str, Any]:
             raise ConfigError(f"study lacks {key!r}: it needs {', '.join(_KEYS)}")
     for key in ("words", "test", "sounds", "conflicts"):
         name = section[key]
-        if name not in config.data and not (key == "sounds" and not name):
+        optional = key in ("words", "sounds")
+        if name not in config.data and not (optional and not name):
             raise ConfigError(
                 f"study.{key}={name!r} is not in config.data: {closest(name, config.data)}"
             )
