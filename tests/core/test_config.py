@@ -10,6 +10,7 @@ from zoo_jax.core.config import (
     parse_arg,
     require_keys,
     to_dict,
+    whole_section,
 )
 from zoo_jax.core.errors import ConfigError
 
@@ -64,3 +65,14 @@ def test_configs_hold_plain_values_only():
 def test_unknown_keys_are_named_with_the_closest():
     with pytest.raises(ConfigError, match=r"optim\.learning_rat: did you mean"):
         require_keys({"learning_rat": 1}, {"learning_rate"}, "optim")
+
+
+def test_a_whole_section_lacks_nothing_and_has_nothing_else():
+    given = ml_collections.ConfigDict(dict(a=1, b=(2, 3)))
+    assert whole_section(given, ("a", "b"), "study") == {"a": 1, "b": [2, 3]}
+    with pytest.raises(ConfigError, match=r"study lacks 'c': it needs a, b, c"):
+        whole_section(given, ("a", "b", "c"), "study")
+    with pytest.raises(ConfigError, match=r"unknown key study\.b"):
+        whole_section(given, ("a",), "study")
+    with pytest.raises(ConfigError, match="study lacks 'a'"):
+        whole_section(None, ("a",), "study")

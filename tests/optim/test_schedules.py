@@ -71,6 +71,18 @@ def test_the_slope_may_be_that_of_a_longer_run():
     np.testing.assert_allclose(values(section, [10, 50, 90]), [2, 1.8, 1.6], rtol=1e-6)
 
 
+def test_poly_is_the_power_of_what_is_left_in_stairs():
+    # As `poly_lr_scheduler` of many segmentation codes: base * (1 - i / total) ** power.
+    at = [0, 9, 10, 57, 90, 99]
+    got = values(dict(name="poly", power=0.9, every=10), at)
+    expected = [2 * (1 - i // 10 * 10 / 100) ** 0.9 for i in at]
+    np.testing.assert_allclose(got, expected, rtol=1e-5)
+    smooth = values(dict(name="poly", power=2), [25, 50, 100])
+    np.testing.assert_allclose(smooth, [2 * 0.75**2, 2 * 0.25, 0], rtol=1e-5)
+    with pytest.raises(ConfigError, match="'poly' needs power > 0 and every of 1 or"):
+        build_schedule(1.0, dict(name="poly", power=0), total_steps=10)
+
+
 def test_steps_multiply_at_their_boundaries():
     section = dict(name="step", boundaries=[0.3, 60], factors=[0.2, 0.5])
     got = values(section, [0, 29, 30, 59, 60, 99])

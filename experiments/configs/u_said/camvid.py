@@ -23,12 +23,20 @@ Needs: $ZOO_DATA/camvid (or root=...) in the layout of the SegNet tutorial, see 
 from zoo_jax.core.config import parse_arg
 from zoo_jax.train.settings import base_config
 
-SIZE, PATCH, BATCH = [90, 120], 48, 8
+SIZE, PATCH = [90, 120], 48
 
 
 def get_config(arg=None):
     opt = parse_arg(
-        arg, tiny=False, root="camvid", seeds=3, first=400, more=150, seed=0
+        arg,
+        tiny=False,
+        root="camvid",
+        seeds=3,
+        first=600,  # steps of the plain denoiser that all arms start from
+        more=250,  # steps of every arm
+        batch=8,  # patches per step of a denoiser
+        every=1,  # of the frames that are measured
+        seed=0,
     )
     c = base_config(task="u_said", procedure="judge_study", seed=opt.seed)
     c.steps, c.log_every, c.tensorboard = opt.more, 50, False
@@ -85,12 +93,14 @@ def get_config(arg=None):
     flip = dict(name="together", keys=keys, step=dict(name="horizontal_flip"))
     crop = dict(name="together", keys=keys, step=dict(name="random_crop", size=PATCH))
     frames = dict(name="camvid", root=opt.root, size=SIZE, in_memory=True)
-    train = dict(frames, split="train", batch_size=BATCH)
+    train = dict(frames, split="train")
     c.data = dict(
-        train=dict(train, transform=[crop, flip, dict(name="to_float")]),
-        frames=dict(train, transform=[flip, dict(name="to_float")]),
-        valid=dict(frames, split="valid", batch_size=8),
-        test=dict(frames, split="test", every=2, batch_size=8),
+        train=dict(
+            train, batch_size=opt.batch, transform=[crop, flip, dict(name="to_float")]
+        ),
+        frames=dict(train, batch_size=8, transform=[flip, dict(name="to_float")]),
+        valid=dict(frames, split="valid", every=2 * opt.every, batch_size=8),
+        test=dict(frames, split="test", every=opt.every, batch_size=8),
     )
     c.study = dict(
         judge="judge",

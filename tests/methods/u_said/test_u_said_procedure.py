@@ -105,6 +105,11 @@ def test_arms_from_runs_and_files_are_measured_on_the_same_pictures(config, tmp_
         ({"arms": {}}, "config.arms is empty"),
         ({"denoise": {"stream": "test"}}, "denoise lacks 'pictures'"),
         ({"denoise.stream": "tst"}, "'tst' is not in config.data: did you mean 'test'"),
+        ({"denoise.baseline": "b"}, r"denoise\.baseline='b' is no arm: choose from a"),
+        (
+            {"denoise.judges": {"deeplab": {"file": "x.tflite"}}},
+            r"denoise\.judges\.deeplab lacks 'classes'",
+        ),
         ({"data.test.batch_size": 2}, "data.test.batch_size must be 1 here, got 2"),
     ],
 )
