@@ -385,3 +385,29 @@ def test_damaged_files_are_one_line(media, tmp_path):
             source[i]
         assert "\n" not in str(caught.value)
     assert source[3]["video"].shape == (4, 32, 48, 3)
+
+
+@pytest.mark.parametrize("kind", ["bytes", "end", "stretch"])
+def test_any_damage_is_a_media_error_or_none(media, tmp_path, kind):
+    write_clip(tmp_path / "a.mp4", times=range(40), sound="aac")
+    files = [tmp_path / "a.mp4", media / "a.mkv"]
+    rng = np.random.default_rng(7)
+    for trial in range(8):
+        data = bytearray(files[trial % 2].read_bytes())
+        if kind == "bytes":
+            for place in rng.integers(len(data), size=12):
+                data[place] = rng.integers(256)
+        elif kind == "end":
+            data = data[: rng.integers(1, len(data))]
+        else:
+            place = rng.integers(len(data))
+            data[place : place + 2000] = rng.bytes(len(data[place : place + 2000]))
+        (tmp_path / "x").write_bytes(data)
+        source = Clips(manifest(tmp_path, {**A, "video": "x"}), **SMALL)
+        try:
+            clip = source[0]
+        except MediaError:
+            continue
+        assert clip["video"].shape == (4, 32, 48, 3)
+        assert clip["audio"].shape == (6400,)
+        assert np.isfinite(clip["audio"]).all()

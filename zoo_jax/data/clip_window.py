@@ -17,7 +17,7 @@ MODALITIES = ("video", "audio", "text")
 Place = Literal["start", "middle", "random"]
 Short = Literal["loop", "pad", "skip"]
 Choose = Callable[[Fraction | None], tuple[Fraction, int]]
-_FAR = 10  # s: windows behind it are sought, those before are read up to
+_FAR = 2  # s: windows behind it are sought, those before are read up to
 
 
 class Window(NamedTuple):
