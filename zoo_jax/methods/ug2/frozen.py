@@ -1,5 +1,6 @@
 """Networks that judge while another is trained: no player owns them, so nothing moves them."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -63,9 +64,7 @@ def make_recogniser_judge(section: Mapping[str, Any], *, own_units: bool) -> Fro
         raise ConfigError(f"recogniser {name} needs weights: recogniser.weights=FILE")
     module = NETWORKS[name].build()
 
-    def init(key: Key) -> dict[str, Any]:
-        del key
-        return _read(module, NETWORKS[name].table(), weights, size)
+    read = functools.cache(lambda: _read(module, NETWORKS[name].table(), weights, size))
 
     def probabilities(variables: Mapping[str, Any], x: Array) -> Array:
         b, h, w, c = x.shape
@@ -74,7 +73,7 @@ def make_recogniser_judge(section: Mapping[str, Any], *, own_units: bool) -> Fro
         x = normalise(x, name) if own_units else x
         return jax.nn.softmax(module.apply(variables, x, train=False))
 
-    return Frozen(init, probabilities=probabilities)
+    return Frozen(lambda key: read(), probabilities=probabilities)
 
 
 def small_cnn_judge(options: Mapping[str, Any]) -> Frozen:
@@ -112,15 +111,13 @@ def vgg16_judge(weights: PathLike, *, own_units: bool) -> Frozen:
         entries += conv_entries(f"features.{number}", name)
     table = Table(tuple(entries), ignore=("features.[123]?.*", "classifier.*"))
 
-    def init(key: Key) -> dict[str, Any]:
-        del key
-        return _read(module, table, weights, 32, flags={})
+    read = functools.cache(lambda: _read(module, table, weights, 32, flags={}))
 
     def features(variables: Mapping[str, Any], x: Array) -> Array:
         x = normalise(x, "vgg16") if own_units else x
         return jax.nn.relu(module.apply(variables, x))
 
-    return Frozen(init, features=features)
+    return Frozen(lambda key: read(), features=features)
 
 
 def _read(
