@@ -11,6 +11,7 @@ from zoo_jax.data.transforms import (
     RandomResizedCrop,
     Resize,
     ToFloat,
+    ToRgb,
     make_transform,
     stack,
 )
@@ -39,6 +40,21 @@ def test_to_float_keeps_the_range_of_floats():
     out = ToFloat()({"image": np.array([-3.0, 700.0])}, None)["image"]
     assert out.dtype == np.float32
     np.testing.assert_array_equal(out, [-3, 700])
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_to_rgb_repeats_a_grey_channel_and_leaves_three_alone(image, dtype):
+    grey = image[..., :1].astype(dtype)
+    out = ToRgb()({"image": grey, "label": 1}, None)
+    assert out["label"] == 1
+    assert out["image"].dtype == dtype
+    np.testing.assert_array_equal(out["image"], np.concatenate([grey] * 3, axis=-1))
+    np.testing.assert_array_equal(ToRgb()({"image": image}, None)["image"], image)
+    # A whole batch at once, as the loader does it.
+    batch = make_transform([{"name": "to_rgb"}]).batch({"image": grey[None]}, [None])
+    np.testing.assert_array_equal(batch["image"][0], out["image"])
+    with pytest.raises(DataError, match="1 or 3 channels"):
+        ToRgb()({"image": np.zeros((H, W, 4), dtype)}, None)
 
 
 def test_normalize_is_per_channel_in_units_of_0_1(image):

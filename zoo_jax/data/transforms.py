@@ -60,6 +60,27 @@ def _to_float(image: np.ndarray) -> np.ndarray:
 
 
 @dataclasses.dataclass(frozen=True)
+class ToRgb:
+    """Grey image [h, w, 1] -> [h, w, 3] with three equal channels; one of three stays as it is."""
+
+    elementwise: ClassVar[bool] = True
+    key: str = "image"
+
+    def __call__(self, example: dict[str, Any], rng: Any) -> dict[str, Any]:
+        """Repeats the channel of `key`."""
+        del rng
+        image = np.asarray(example[self.key])
+        channels = image.shape[-1] if image.ndim else 0
+        if channels not in (1, 3):
+            raise DataError(
+                f"to_rgb: takes images with 1 or 3 channels in the last axis, {self.key!r} is"
+                f" {list(image.shape)}"
+            )
+        rgb = image if channels == 3 else np.repeat(image, 3, axis=-1)
+        return {**example, self.key: rgb}
+
+
+@dataclasses.dataclass(frozen=True)
 class Normalize:
     """(`ToFloat` - mean) / std per channel; `mean` and `std` are in units of [0, 1]."""
 
@@ -212,6 +233,7 @@ TRANSFORMS: dict[str, Callable[..., Transform]] = {
     "random_resized_crop": RandomResizedCrop,
     "resize": Resize,
     "to_float": ToFloat,
+    "to_rgb": ToRgb,
     "together": Together,
 }
 

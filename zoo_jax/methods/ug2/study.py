@@ -85,7 +85,19 @@ def recognition_study(
         recognisers[name] = _recogniser(config, ctx, name, section, judges, options)
 
     measure = functools.partial(_measure, pictures, levels, recognisers, options["k"])
-    found = {RAW: [measure(lambda x: x)]}
+
+    def kept(name: str, arm: Any, restore: Restore) -> dict[str, np.ndarray]:
+        identity = {
+            "arm": arm,
+            "levels": levels,
+            "pictures": pictures.digest,
+            "recognisers": to_dict(config.recognisers),
+            "k": options["k"],
+        }
+        path = pathlib.Path(ctx.workdir) / name / "measured.npz"
+        return _once(path, identity, lambda: measure(restore))
+
+    found = {RAW: [kept(RAW, RAW, lambda x: x)]}
     shown: dict[str, Restore] = {}
     arms = to_dict(config.arms)
     seeds = {arm: options["seeds"] if "loss" in a else [0] for arm, a in arms.items()}
@@ -95,15 +107,7 @@ def recognition_study(
             for seed in seeds[arm]:
                 name = f"{arm}/seed{seed}"
                 restore, identity = _arm(config, ctx, section, seed, name, judges)
-                identity = {
-                    "arm": identity,
-                    "levels": levels,
-                    "pictures": pictures.digest,
-                    "recognisers": to_dict(config.recognisers),
-                    "k": options["k"],
-                }
-                path = pathlib.Path(ctx.workdir) / name / "measured.npz"
-                found[arm].append(_once(path, identity, lambda r=restore: measure(r)))
+                found[arm].append(kept(name, identity, restore))
                 shown.setdefault(arm, restore)
                 bar.update()
     rows = summarise(found, levels, pictures.groups, options, baseline=RAW)
@@ -158,6 +162,11 @@ class _Pictures:
         """For a recogniser of so many classes."""
         members = np.zeros((len(self.right), classes), bool)
         for row, own in zip(members, self.right, strict=True):
+            if not own or not 0 <= min(own) <= max(own) < classes:
+                raise ConfigError(
+                    f"study.right: {list(own)} must name at least one of the {classes} classes"
+                    " of each recogniser, the first being 0"
+                )
             row[list(own)] = True
         return members
 
