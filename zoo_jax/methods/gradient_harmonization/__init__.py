@@ -3,7 +3,10 @@
 from zoo_jax.methods.gradient_harmonization.study import harmonization_study
 from zoo_jax.methods.gradient_harmonization.task import make_task
 
-CONFIG_KEYS = ("model", "inputs", "loss", "harmonize", "optim", "arms", "study")
+CONFIG_KEYS = (
+    *("objective", "model", "inputs", "loss", "harmonize", "optim", "classify"),
+    *("arms", "study"),
+)
 procedures = {"harmonization_study": harmonization_study}
 
 __all__ = ["CONFIG_KEYS", "harmonization_study", "make_task", "procedures"]

@@ -22,6 +22,7 @@ from zoo_jax.methods.gradient_harmonization.conflict import (
 )
 from zoo_jax.methods.gradient_harmonization.controls import CONTROLS, gated_gradient
 from zoo_jax.methods.gradient_harmonization.evaluation import retrieval_report
+from zoo_jax.methods.gradient_harmonization.finetune import make_finetune_task
 from zoo_jax.methods.gradient_harmonization.model import make_vatt
 from zoo_jax.methods.gradient_harmonization.networks import (
     BACKBONE,
@@ -39,6 +40,7 @@ from zoo_jax.optim.realign import skip_when_empty
 from zoo_jax.optim.schedules import build_schedule
 from zoo_jax.task import Aux, Evaluator, Player, Ratio, Task, TrainState
 
+OBJECTIVES = ("contrastive", "classify")
 TERMS = ("video_audio", "video_text")
 STATISTICS = "batch_stats"
 LEVELS = ("none", "triplet", "device", "batch", "embedding", "subset")
@@ -63,9 +65,10 @@ _GATE = ("by", "gamma", "quantile", "schedule")
 
 
 def make_task(config: ml_collections.ConfigDict, steps: int) -> Task:
-    """Builds the pre-training problem of a config.
+    """Builds the training problem of a config.
 
-    Batches hold ``video`` (uint8 [b, t, h, w, 3]), ``audio`` (float32 [b, s] in [-1, 1]),
+    It is pre-training, or with ``objective="classify"`` what `make_finetune_task` builds.
+    Batches of pre-training hold ``video`` (uint8 [b, t, h, w, 3]), ``audio`` (float32 [b, s] in [-1, 1]),
     ``text`` (int32 [b, l, words], the clip's own sentence first) and ``text_mask`` ([b], 0
     where a clip has no text). ``audio_mask`` may say the same of sound.
 
@@ -92,6 +95,11 @@ def make_task(config: ml_collections.ConfigDict, steps: int) -> Task:
     Source: arXiv 2211.02077 on arXiv 2104.11178. What of the first is our reading is listed
     in this method's README.
     """
+    objective = config.get("objective", OBJECTIVES[0])
+    if objective not in OBJECTIVES:
+        raise ConfigError(f"objective={objective!r}: {closest(objective, OBJECTIVES)}")
+    if objective == "classify":
+        return make_finetune_task(config, steps)
     vatt = make_vatt(config.model)
     inputs = make_inputs(config.get("inputs"), vatt.backbone.audio_input)
     terms_options = _section(config.loss, _LOSS, "loss")
