@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import optax
 
@@ -12,6 +12,7 @@ from zoo_jax.core.errors import ConfigError, closest
 from zoo_jax.optim.kmeans import kmeans_regularization, share_cluster_updates
 from zoo_jax.optim.layer_spec import make_spec
 from zoo_jax.optim.masks import freeze, mask, thaw
+from zoo_jax.optim.realign import realign_gradients, skip_when_empty
 from zoo_jax.optim.schedules import build_schedule, steps_of
 
 _COMMON = {
@@ -24,6 +25,12 @@ _COMMON = {
     "thaw": None,
     "kmeans": None,
     "share_updates": None,
+    "realign": None,
+}
+_REALIGN = ("rule", "level", "gamma", "quantile", "shared", "normalize", "num_terms")
+_LEVELS: dict[str, Literal["per_term", "per_example_term"]] = {
+    "batch": "per_term",
+    "example": "per_example_term",
 }
 _KEYS: dict[str, dict[str, Any]] = {
     "sgd": {**_COMMON, "momentum": 0.0, "nesterov": False},
@@ -53,13 +60,19 @@ def build_optimizer(
     - ``share_updates``, a `share_cluster_updates`: `layers` and `reduce`, for training the
       centres of a network whose kernels are assigned already. First link and last.
 
+    ``realign``, a `realign_gradients` in front of everything else, makes the terms of a loss stop
+    working against each other: `rule`, `level`, `gamma`, `quantile`, `shared`, `normalize` and
+    `num_terms`. At the level ``"batch"`` (the default) it takes one gradient per term, at
+    ``"example"`` one per example and term: the player must make them (`gradient_form`). `gamma`
+    and `quantile` are sections of `build_gate`. A batch of which nothing is kept moves nothing.
+
     Args:
       section: `name` (sgd, adam, adamw) and `lr` are needed. `schedule` is a section for
         `build_schedule` and multiplies `lr`. `weight_decay_mask`, `freeze` and the `layers`
         of `thaw` are lists of path patterns (`masks.mask`); without the first everything is
         decayed. sgd takes `momentum` and `nesterov`, the others `b1`, `b2`, `eps`; defaults are
         PyTorch's.
-        Empty or None for `thaw`, `kmeans` and `share_updates` is without.
+          Empty or None for `thaw`, `kmeans`, `share_updates` and `realign` is without.
       total_steps: Length of the run, for the schedule.
 
     Raises:
@@ -121,9 +134,83 @@ def build_optimizer(
         links.append(freeze(keys["freeze"]))
     links += share[1:]
     tx = optax.chain(*links)
+    realign = _realign(keys, total_steps)
+    if realign is not None:
+        tx = optax.chain(realign, skip_when_empty(tx))
     if hold:
         tx = thaw(tx, hold["layers"], at=hold["at"])
     return optax.with_extra_args_support(tx)
+
+
+def gradient_form(
+    section: Mapping[str, Any],
+) -> Literal["sum", "per_term", "per_example_term"]:
+    """What ``Player.gradient`` must be for an optimiser of this config section.
+
+    Raises:
+      ConfigError: for a level of `realign` that is none.
+
+    >>> gradient_form(dict(name="adam", lr=0.1, realign=dict(rule="pcgrad")))
+    'per_term'
+    """
+    realign = to_dict(to_dict(section).get("realign") or {})
+    if not realign:
+        return "sum"
+    level = realign.get("level", "batch")
+    if level not in _LEVELS:
+        raise ConfigError(
+            f"unknown optim.realign.level {level!r}: {closest(level, _LEVELS)}"
+        )
+    return _LEVELS[level]
+
+
+def build_gate(
+    value: Any, *, total_steps: int, where: str
+) -> float | optax.Schedule | None:
+    """A threshold or a share that may change in a line over the run.
+
+    Args:
+      value: A number; ``dict(start=-0.5, end=0.0, over=0.3)``, which ends after `over`, steps
+        or a share of the run (default 1.0); or None.
+      total_steps: Length of the run.
+      where: Its name, for messages.
+
+    Raises:
+      ConfigError: for anything else.
+
+    >>> gate = build_gate(dict(start=-1.0, end=0.0, over=0.5), total_steps=8, where="gamma")
+    >>> [float(gate(step)) for step in (0, 2, 4, 8)]
+    [-1.0, -0.5, 0.0, 0.0]
+    """
+    if value is None:
+        return None
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    line = to_dict(value) if isinstance(value, Mapping) else {}
+    require_keys(line, ("start", "end", "over"), where)
+    numbers = [line.get(key) for key in ("start", "end")]
+    if not all(isinstance(n, int | float) and not isinstance(n, bool) for n in numbers):
+        raise ConfigError(
+            f"{where} is a number or dict(start=, end=, over=) of numbers, got {value!r}"
+        )
+    over = steps_of(line.get("over", 1.0), total_steps, "over", where=where)
+    return optax.linear_schedule(*numbers, max(over, 1))
+
+
+def _realign(
+    keys: Mapping[str, Any], total_steps: int
+) -> optax.GradientTransformationExtraArgs | None:
+    section = _section(keys, "realign", ("rule",), optional=_REALIGN)
+    if not section:
+        return None
+    level = gradient_form(keys)
+    options = {k: v for k, v in section.items() if k != "level"}
+    for gate in ("gamma", "quantile"):
+        options[gate] = build_gate(
+            options.get(gate), total_steps=total_steps, where=f"optim.realign.{gate}"
+        )
+    examples = 0 if level == "per_example_term" else None
+    return realign_gradients(example_axis=examples, **options)
 
 
 def _thaw(keys: Mapping[str, Any], total_steps: int) -> dict[str, Any]:

@@ -72,7 +72,7 @@ def gradvac(
     order = jnp.broadcast_to(jnp.arange(k), gram.shape)
     if key is not None and k > 2:
         order = jnp.argsort(jax.random.uniform(key, gram.shape), axis=-1)
-    own = jnp.arange(k)
+    own = jnp.broadcast_to(jnp.arange(k), gram.shape[:-1])
     # Row i holds gradient i as a combination of the original ones.
     mixed = jnp.broadcast_to(jnp.eye(k, dtype=gram.dtype), gram.shape)
     for place in range(k):
@@ -82,7 +82,8 @@ def gradvac(
         length = jnp.sum((mixed @ gram) * mixed, -1)
         # What is left of it beside the partner, times the tangent of the angle aimed at.
         beside = jnp.maximum(length - inner**2 / jnp.where(square > 0, square, 1), 0)
-        wanted = jnp.sum(partner * tangent, -1) * jnp.sqrt(beside * square)
+        wanted = jnp.einsum("...ij,ij->...i", partner, tangent)
+        wanted = wanted * jnp.sqrt(beside * square)
         step = (wanted - inner) / jnp.sum(partner * divisor[..., None, :], -1)
         moves = (inner < wanted) & (order[..., place] != own) & (square > 0)
         mixed = mixed + jnp.where(moves, step, 0)[..., None] * partner

@@ -32,14 +32,9 @@ def nonnegative_qp(
         return _descend(matrix, linear, jnp.zeros_like(linear), jax.nn.relu)
 
     def candidates(free):
-        off = (1 - free)[..., None]
-        system = matrix[..., None, :, :] * free[:, None] * free[:, :, None]
-        system = system + off * jnp.eye(k, dtype=matrix.dtype)
-        x = _solve(system, -linear[..., None, :] * free)
+        x = _solve(_restricted(matrix, free), -_times(linear, free))
         slope = jnp.einsum("...ij,...cj->...ci", matrix, x) + linear[..., None, :]
-        # Free: no slope. At the bound: only upward. And x itself not below it.
-        miss = jnp.where(free > 0, jnp.maximum(jnp.abs(slope), -x), -slope)
-        return jnp.maximum(x, 0), jnp.max(miss, -1)
+        return jnp.maximum(x, 0), _miss(x, slope, free)
 
     return _best(candidates, k, matrix.dtype, empty=True)
 
@@ -64,23 +59,39 @@ def simplex_qp(
 
     def candidates(free):
         shape = (*linear.shape[:-1], len(free), k + 1, k + 1)
-        off = (1 - free)[..., None]
-        block = matrix[..., None, :, :] * free[:, None] * free[:, :, None]
-        block = block + off * jnp.eye(k, dtype=matrix.dtype)
         # A last unknown, the multiplier of the sum.
-        system = jnp.zeros(shape, matrix.dtype).at[..., :k, :k].set(block)
-        system = system.at[..., :k, k].set(free).at[..., k, :k].set(free)
+        system = jnp.zeros(shape, matrix.dtype)
+        system = system.at[..., :k, :k].set(_restricted(matrix, free))
+        system = system.at[..., :k, k].set(jnp.broadcast_to(free, (*shape[:-2], k)))
+        system = system.at[..., k, :k].set(jnp.broadcast_to(free, (*shape[:-2], k)))
         right = jnp.ones(shape[:-1], matrix.dtype)
-        right = right.at[..., :k].set(-linear[..., None, :] * free)
-        solved = _solve(system, right)
+        solved = _solve(system, right.at[..., :k].set(-_times(linear, free)))
         x, multiplier = solved[..., :k], solved[..., k:]
         slope = jnp.einsum("...ij,...cj->...ci", matrix, x) + linear[..., None, :]
-        slope = slope + multiplier
-        miss = jnp.where(free > 0, jnp.maximum(jnp.abs(slope), -x), -slope)
+        miss = _miss(x, slope + multiplier, free)
         x = jnp.maximum(x, 0)
-        return x / jnp.sum(x, -1, keepdims=True), jnp.max(miss, -1)
+        return x / jnp.sum(x, -1, keepdims=True), miss
 
     return _best(candidates, k, matrix.dtype, empty=False)
+
+
+def _restricted(matrix: Float[Array, "*b k k"], free: Float[Array, "c k"]) -> Array:
+    """Rows and columns of the free variables; for the others those of the identity."""
+    both = free[:, :, None] * free[:, None, :]
+    others = jax.vmap(jnp.diag)(1 - free)
+    system = jnp.einsum("...ij,cij->...cij", matrix, both)
+    return system + jnp.broadcast_to(others, system.shape)
+
+
+def _times(linear: Float[Array, "*b k"], free: Float[Array, "c k"]) -> Array:
+    return jnp.einsum("...i,ci->...ci", linear, free)
+
+
+def _miss(x: Array, slope: Array, free: Float[Array, "c k"]) -> Float[Array, "*b c"]:
+    """Free: no slope, and x not below its bound. At the bound: only upward."""
+    is_free = jnp.broadcast_to(free > 0, x.shape)
+    miss = jnp.where(is_free, jnp.maximum(jnp.abs(slope), -x), -slope)
+    return jnp.max(miss, -1)
 
 
 def _best(
@@ -102,12 +113,12 @@ def _solve(system: Float[Array, "*b n n"], right: Float[Array, "*b n"]) -> Array
     rows = jnp.concatenate([system, right[..., None]], -1)
     for i in range(n):
         pivot = jnp.argmax(jnp.abs(rows[..., i:, i]), -1)[..., None] + i
-        place = jnp.arange(n)
+        place = jnp.broadcast_to(jnp.arange(n), right.shape)
         order = jnp.where(place == i, pivot, jnp.where(place == pivot, i, place))
         rows = jnp.take_along_axis(rows, order[..., None], -2)
         row = rows[..., i : i + 1, :] / rows[..., i : i + 1, i : i + 1]
         others = rows - rows[..., :, i : i + 1] * row
-        rows = jnp.where((place == i)[:, None], row, others)
+        rows = others.at[..., i, :].set(row[..., 0, :])
     return rows[..., n]
 
 

@@ -24,7 +24,7 @@ from zoo_jax.methods.deblurgan_v2.convert import load_backbone, load_vgg19
 from zoo_jax.methods.deblurgan_v2.model import make_discriminator, make_generator
 from zoo_jax.metrics.image import psnr, ssim_uniform
 from zoo_jax.nn.vgg import Vgg19Features
-from zoo_jax.optim.build import build_optimizer
+from zoo_jax.optim.build import build_optimizer, gradient_form
 from zoo_jax.task import Aux, Player, Ratio, Task, TrainState
 
 GENERATOR, DISCRIMINATOR, VGG19 = "generator", "discriminator", "vgg19"
@@ -63,7 +63,8 @@ def make_task(config: ml_collections.ConfigDict, steps: int) -> Task:
           start; empty starts it from random ones. See `convert.load_backbone`.
         - ``discriminators``: ``patch`` and ``full``, sections of `make_discriminator`; one, both
           or none.
-        - ``optim``: ``generator`` and ``discriminator``, sections of `build_optimizer`.
+        - ``optim``: ``generator`` and ``discriminator``, sections of `build_optimizer`; with
+          ``realign`` the terms of that player's loss get gradients of their own.
         - ``loss``: ``pixel`` weighs the `pixel_distance` of kind ``content`` in ``pixel_space``;
           ``perceptual`` the `perceptual_distance` of ``features``: ``"vgg19"`` (conv3_3, needs
           the file ``vgg19``, torchvision's layout), ``"gradients"`` (`gradient_features`: a
@@ -218,6 +219,7 @@ def make_task(config: ml_collections.ConfigDict, steps: int) -> Task:
             loss=generator_loss,
             tx=_optimizer(optim, GENERATOR, steps),
             weights={**content, **weights},
+            gradient=gradient_form(optim[GENERATOR]),
         )
     ]
     if critics:
@@ -227,6 +229,7 @@ def make_task(config: ml_collections.ConfigDict, steps: int) -> Task:
             loss=discriminator_loss,
             tx=_optimizer(optim, DISCRIMINATOR, steps),
             weights={**weights, **penalties},
+            gradient=gradient_form(optim[DISCRIMINATOR]),
         )
         players.insert(0, player)
     return Task(init=init, players=tuple(players), predict=predict, metrics=metrics)
