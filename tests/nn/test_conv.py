@@ -1,9 +1,11 @@
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from zoo_jax.nn.conv import conv
+from zoo_jax.core.forms import forms
+from zoo_jax.nn.conv import conv, pointwise
 
 
 class Layer(nn.Module):
@@ -52,3 +54,29 @@ def test_fresh_arrays_are_drawn_by_the_inputs_of_an_output():
     kernel = np.asarray(params["params"]["layer"]["kernel"])
     # 3,600 draws; uniform, so the deviation is bound / sqrt(3).
     assert kernel.std() == pytest.approx(bound / 3**0.5, rel=0.03)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_pointwise_convolution_is_the_same_in_both_forms(stride):
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(2, 5, 6, 7)), jnp.float32)
+    kernel = jnp.asarray(rng.normal(size=(1, 1, 7, 3)), jnp.float32)
+    layer = nn.Conv(
+        3,
+        (1, 1),
+        strides=stride,
+        padding=0,
+        use_bias=False,
+        conv_general_dilated=pointwise,
+    )
+
+    def out(x, kernel):
+        return layer.apply({"params": {"kernel": kernel}}, x)
+
+    expected = np.asarray(x)[:, ::stride, ::stride] @ np.asarray(kernel)[0, 0]
+    for form in ("cpu", "native"):
+        with forms(form):
+            np.testing.assert_allclose(out(x, kernel), expected, rtol=1e-5, atol=1e-5)
+            slope = jax.grad(lambda k: jnp.sum(out(x, k)))(kernel)
+        total = np.asarray(x)[:, ::stride, ::stride].sum((0, 1, 2))
+        np.testing.assert_allclose(slope[0, 0, :, 1], total, rtol=1e-4, atol=1e-4)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from zoo_jax.nn.conv import pointwise
 from zoo_jax.nn.norm import BatchNorm
 
 Variant = Literal["torchvision", "keras"]
@@ -48,6 +49,7 @@ class Bottleneck(nn.Module):
                 use_bias=keras,
                 kernel_init=_HE,
                 dtype=self.dtype,
+                conv_general_dilated=pointwise if size == 1 else None,
                 name=names[0],
             )(x)
             norm = BatchNorm(
