@@ -48,7 +48,12 @@ EXTRAS_REQUIRE = {
         "threadpoolctl>=3.5",  # scikit-learn's own need; holds a benchmark to its cores
     ],
     # What a benchmark measures itself against; its rows are left out without it.
-    "compare": ["faiss-cpu>=1.9", "onnx>=1.17", "onnxruntime>=1.20"],
+    "compare": [
+        "faiss-cpu>=1.9",
+        "onnx>=1.17",
+        "onnxruntime>=1.20",
+        "opencv-python-headless>=4.9",
+    ],
     # Reads published .pth files. Large, and only needed for that.
     "torch": ["torch>=2.6"],
     # jax.export serialises StableHLO with it.

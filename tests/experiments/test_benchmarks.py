@@ -134,6 +134,32 @@ def test_the_benchmark_of_deblurgan_v2_compares_equal_networks(root, tmp_path):
     assert all(float(row["ours"]) > 0 < float(row["theirs"]) for row in rows)
 
 
+@pytest.mark.parametrize(
+    "part", ["images", pytest.param("networks", marks=pytest.mark.slow)]
+)
+def test_the_benchmark_of_recognition_compares_equal_networks(part, root, tmp_path):
+    """It times nothing unless both networks give the same scores."""
+    if part == "networks":
+        pytest.importorskip("torch")
+    table = tmp_path / "a.csv"
+    options = ("--tiny", "--rounds=1", f"--parts={part}", f"--csv={table}")
+    done = call(root, *options, of="recognition")
+    assert done.returncode == 0, done.stderr[-3000:]
+    with table.open() as f:
+        rows = list(csv.DictReader(f))
+    kinds = {row["what"].rpartition(",")[0] for row in rows}
+    if part == "images":
+        assert kinds == {"CLAHE", "NIQE"}
+        assert all(float(row["ours"]) > 0 for row in rows)
+        return
+    networks = ("vgg16", "resnet50", "inception_v3", "fpn_segmentation", "dncnn")
+    assert kinds == {f"{n}, forward" for n in networks} | {"dncnn, training step"}
+    assert all(float(row["ours"]) > 0 < float(row["theirs"]) for row in rows)
+    step, *others = (float(r["limit"]) for r in rows[::-1] if "dncnn" in r["what"])
+    assert others
+    assert all(step == pytest.approx(3 * limit, rel=1e-3) for limit in others)
+
+
 def test_an_unknown_part_is_one_line(root):
     done = call(root, "--parts=kmean")
     assert done.returncode == 2
