@@ -232,6 +232,33 @@ def test_none_or_all_can_be_wrong(share):
     assert batch["wrong_audio"].sum() == share * N
 
 
+class Drawn:
+    """Examples of which the loader draws a part."""
+
+    def __init__(self):
+        self.info = {"labels": np.arange(6)}
+
+    def __len__(self):
+        return 6
+
+    def __getitem__(self, index):
+        return {"video": index, "audio": index + 0.5, "text": index}
+
+    def draw(self, index, rng):
+        return {"video": index, "audio": index + rng.random(), "text": index}
+
+
+def test_parts_are_drawn_of_partners_too():
+    source = mispaired(Drawn(), share=0.5, modality="audio")
+    partner = source.info["partners"]["audio"]
+    with train_batches(source, batch_size=12, seed=0) as batches:
+        batch = next(batches)
+    np.testing.assert_array_equal(np.floor(batch["audio"]), partner[batch["video"]])
+    assert len(set(batch["audio"])) == 12  # each time another part
+    assert batch["wrong_audio"].sum() == 6
+    assert source[0]["audio"] == partner[0] + 0.5
+
+
 def test_a_text_that_is_not_there_is_not_wrong():
     section = {"name": "synthetic_clips", "size": 24, "without_text": 3}
     source = open_source(
