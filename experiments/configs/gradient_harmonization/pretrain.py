@@ -11,7 +11,9 @@ From the papers and the released code of VATT: 32 pictures of 224x224 at 10 a se
 10,000 steps to 1e-4, half a cosine to 5e-5, no weight decay, no clipping, half of the tokens
 dropped; Inception crop, mirror, colours, noise on the sound. Ours, where the paper is silent: the
 level (each triplet), the rule (PCGrad), and that no gate is on. gate=curriculum drops the lowest 20 %
-of the cosines after a ramp; the paper's thresholds are not known.
+of the cosines after a ramp; the paper's thresholds are not known. Its word vectors are word2vec's and stay as they
+are; they come with published weights (--config.init_from=gradient_harmonization/vatt_medium:FILE) and are random without.
+size=small trains its own.
 
 On a folder of your own videos, each with a .txt, .srt or .vtt of its words (docs/data.md):
 

@@ -61,9 +61,10 @@ def harmonization_study(
         and ``optim``, and ``steps``, or in their place ``macs_of``: the arm whose multiply-adds
         in a whole training this one spends, too. And ``study``: ``seeds``, ``baseline`` (an
         arm), the streams ``words`` (training clips with right partners, for the probe of their
-        labels; empty for none), ``test``, ``sounds`` (with ``fold``; empty for none) and ``conflicts`` (the training
-        clips as they are trained on), ``ridge``, the strength of the probes, and ``shown``,
-        the arms whose conflicts over the training are drawn.
+        labels; empty for none), ``test``, ``sounds`` (whose source knows ``folds``; empty for
+        none) and ``conflicts`` (the training clips as they are trained on, of which so many
+        ``batches`` are looked at), ``ridge``, the strength of the probes, and ``shown``, the
+        arms whose conflicts over the training are drawn.
       ctx: Where to read and write.
 
     Returns:
