@@ -18,7 +18,7 @@ size=small trains its own.
 On a folder of your own videos, each with a .txt, .srt or .vtt of its words (docs/data.md):
 
   C=experiments/configs/gradient_harmonization/pretrain.py
-  python -m experiments.prepare_data --clip_folder=my_videos
+  python -m experiments.prepare_data --manifest_of=captioned_folder --source_dir=my_videos
   python -m experiments.train --config=$C:manifest=my_videos/captioned_folder.jsonl,size=small,batch=64,steps=20000 --workdir=runs/mine
 
 The paper's size needs shards (``python -m experiments.prepare_data --clips=...``), then
