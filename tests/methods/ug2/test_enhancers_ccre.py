@@ -1,9 +1,12 @@
 """Interlacing: found to a tenth of a pixel, repaired, left alone where there is none."""
 
+import zipfile
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 from zoo_jax.core.errors import ConfigError
 from zoo_jax.data.corruptions import jpeg
@@ -101,6 +104,20 @@ def test_one_field_is_kept_bit_for_bit_and_cubics_are_filled_exactly(field):
     out = np.asarray(deinterlace(jnp.asarray(spoiled[None]), field=field))[0]
     np.testing.assert_array_equal(out[kept::2], image[kept::2])
     np.testing.assert_allclose(out[4:-4], image[4:-4], atol=1e-6)
+
+
+def test_no_official_sample_is_taken_for_interlaced(shared):
+    archive = zipfile.ZipFile(shared("data", "ug2_samples", "ug2_samples.zip"))
+    names = [n for n in archive.namelist() if n.lower().endswith((".png", ".jpg"))]
+    assert len(names) == 20
+    pictures = [
+        np.array(Image.open(archive.open(name)).convert("RGB"))[:224, :224]
+        for name in names
+    ]
+    pictures = jnp.asarray(np.stack(pictures), jnp.float32) / 255
+    repaired, shift = jax.jit(repair_interlace)(pictures)
+    assert np.abs(shift).max() < 0.1
+    np.testing.assert_array_equal(repaired, pictures)
 
 
 def test_only_what_a_picture_needs_is_done_and_told():

@@ -5,11 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from zoo_jax.convert import invert, write_weights
+import zoo_jax
+from zoo_jax.convert import invert
+from zoo_jax.convert.read import write_weights
 from zoo_jax.core.errors import ConfigError, WeightsError
 from zoo_jax.methods.ug2.enhancers import list_enhancers, make_enhancer
 from zoo_jax.methods.ug2.model import make_network
 from zoo_jax.methods.ug2.tables import srnet_table
+from zoo_jax.restorer import Restorer
 
 # The network behind a name, in a small form.
 SMALL = {
@@ -116,6 +119,11 @@ def test_weights_come_from_a_file_in_the_published_layout(tmp_path, pictures):
         ("cascade", dict(steps=("clahe", "clahe")), "distinct names"),
         ("cascade", dict(on=(True,)), "3 steps has 1 switches"),
         ("vdsr", dict(weights={}, depth=1), "depth must be 2 or more"),
+        (
+            "vdsr",
+            dict(weights={}, dept=3),
+            "unknown key vdsr.dept: did you mean 'depth'",
+        ),
     ],
 )
 def test_bad_input_is_one_clear_line(name, options, message):
@@ -130,3 +138,14 @@ def test_absent_and_foreign_weights_are_named(tmp_path):
     write_weights(tmp_path / "w.safetensors", {"params/x": np.zeros(2, np.float32)}, {})
     with pytest.raises(WeightsError, match="does not fit the network"):
         make_enhancer("srcnn", weights=tmp_path / "w.safetensors")
+
+
+def test_tiles_of_an_arcnn_do_not_show():
+    model = zoo_jax.create_model("ug2/arcnn")
+    variables = draw("arcnn", {})
+    model = model._replace(variables=jax.tree.map(jnp.asarray, variables))
+    picture = np.random.default_rng(0).random((1, 45, 41, 3), np.float32)
+    whole = Restorer(model)(picture)
+    assert np.abs(whole - picture).max() > 0.01  # it does something here
+    tiles = Restorer(model, tile=32)(picture)
+    np.testing.assert_allclose(tiles, whole, atol=1e-5)

@@ -79,8 +79,9 @@ def make_enhancer(name: str, **options: Any) -> RestoreFn:
     parameters = inspect.signature(function).parameters
     takes_pictures = "images" in parameters
     known = [p for p in parameters if p != "images"]
+    passes_on = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     for key in options:
-        if key not in known:
+        if key not in known and not passes_on:  # else the network's builder refuses it
             raise ConfigError(f"{name} has no option {key!r}: {closest(key, known)}")
     try:
         if takes_pictures:

@@ -270,21 +270,16 @@ def _shock(y: Float[Array, "h w"], *, steps: int = 4) -> Array:
     """Sharpens edges of a smoothed picture: brighter sides grow brighter, up to their surroundings."""
     kernel = jnp.asarray(gaussian_kernel(0.8, size=5))
 
-    def around(z: Array) -> list[Array]:
-        p = jnp.pad(z, 1, mode="edge")
-        return [p[1:-1, :-2], p[1:-1, 2:], p[:-2, 1:-1], p[2:, 1:-1]]
-
     padded = jnp.pad(y, 2, mode="edge")[None, ..., None]
     z = _convolve(padded, kernel)[0, 2:-2, 2:-2, 0]
     for _ in range(steps):
-        neighbours = around(z)
-        curvature = sum(neighbours) - 4 * z
-        high = jnp.maximum(*_pairwise(jnp.maximum, neighbours))
-        low = jnp.minimum(*_pairwise(jnp.minimum, neighbours))
-        # Above the mean of its surroundings a pixel rises, below it falls.
-        z = jnp.where(curvature < 0, jnp.maximum(z, high), jnp.minimum(z, low))
+        p = jnp.pad(z, 1, mode="edge")
+        around = jnp.stack([p[1:-1, :-2], p[1:-1, 2:], p[:-2, 1:-1], p[2:, 1:-1]])
+        above = z > jnp.mean(around, axis=0)
+        # Above the mean of its surroundings a pixel rises to their highest, below it falls.
+        z = jnp.where(
+            above,
+            jnp.maximum(z, jnp.max(around, axis=0)),
+            jnp.minimum(z, jnp.min(around, axis=0)),
+        )
     return z
-
-
-def _pairwise(function, four: list[Array]) -> tuple[Array, Array]:
-    return function(four[0], four[1]), function(four[2], four[3])

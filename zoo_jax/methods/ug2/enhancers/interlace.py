@@ -34,7 +34,8 @@ def detect_interlace(
     h, w = images.shape[1:3]
     if h < 3 or w < 8:
         return jnp.zeros(len(images))
-    largest = min(largest, w // 4)
+    # The farthest shift and its interpolation leave two columns to compare.
+    largest = min(largest, w // 4, (w - 8) // 2)
     return jax.vmap(lambda y: _field_shift(y, largest))(luminance(images))
 
 
@@ -45,9 +46,6 @@ def _field_shift(y: Float[Array, "h w"], largest: int) -> Float[Array, ""]:
     # Columns that the farthest shift, and the four taps of the interpolation, leave inside.
     margin = largest + 3
     low, high = margin, y.shape[1] - margin
-    if high - low < 2:
-        margin, largest = y.shape[1] // 4, max(y.shape[1] // 4 - 3, 0)
-        low, high = margin, y.shape[1] - margin
     inner = observed[:, low:high]
 
     def shifted(d: Array) -> tuple[Array, Array]:
