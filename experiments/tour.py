@@ -98,6 +98,14 @@ TOUR: dict[str, tuple[Step, ...]] = {
             "gradient_harmonization/film",
         ),
     ),
+    "ug2": (
+        Step(
+            "train two recognisers of digits and restorers for one of them, ask both",
+            "run",
+            "ug2/cifar.py:tour",
+            "ug2/digits",
+        ),
+    ),
     "u_said": (
         Step(
             "train a small denoiser on six photographs",
