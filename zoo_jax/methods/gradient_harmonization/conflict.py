@@ -59,8 +59,10 @@ def conflict_step(
         state = state_of(variables)
         owned = {name: state.params[name] for name in owns}
         given = (owned, state, batch, state.key)
-        each = make_harmonizer(state, level="triplet").grams(*given)
-        whole = make_harmonizer(state, level="batch").grams(*given)
+        each, whole = (
+            make_harmonizer(state, level=level, subset=()).grams(*given)
+            for level in ("triplet", "batch")
+        )
         flags = [batch[k] for k in ("wrong_audio", "wrong_text") if k in batch]
         none = jnp.zeros(each.shape[0])
         return {
