@@ -122,7 +122,10 @@ def prepare_clips() -> None:
         )
     for bad in prepared.skipped:
         print(f"left out: {bad['error']}")
-    print(f"{_TARGET.value}: {prepared.clips} clips, {len(prepared.skipped)} left out")
+    print(
+        f"{_TARGET.value}: {prepared.clips} clips, {len(prepared.skipped)} left out, "
+        f"{prepared.without_text} have no text"
+    )
 
 
 if __name__ == "__main__":

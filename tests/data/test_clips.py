@@ -193,6 +193,7 @@ def test_texts_are_the_own_sentence_and_its_neighbours(media):
     assert text.dtype == np.int32
     assert text.shape == (5, 5)
     assert text[:, :3].tolist() == expected
+    assert source.info["without_text"] == 3
     masks = [float(source[i]["text_mask"]) for i in range(4)]
     assert masks == [1, 0, 0, 0]
     assert not any(source[i]["text"].any() for i in (1, 2, 3))

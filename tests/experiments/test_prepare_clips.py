@@ -50,7 +50,7 @@ def test_ones_own_videos_become_batches(tmp_path):
     done = call(*command, "--max_skipped=0.5")
     assert done.returncode == 0, done.stderr[-3000:]
     assert "left out: " in done.stdout
-    assert f"{shards}: 2 clips, 1 left out" in done.stdout
+    assert f"{shards}: 2 clips, 1 left out, 0 have no text" in done.stdout
     section = {"name": "prepared_clips", "root": str(shards), "frames": 4, "words": 4}
     source = open_source(section)
     with train_batches(source, batch_size=2, seed=0) as batches:

@@ -63,6 +63,7 @@ class Prepared(NamedTuple):
 
     clips: int
     skipped: list[dict[str, Any]]  # clip, error
+    without_text: int  # of all clips of the manifest
 
 
 def prepare_clips(
@@ -156,7 +157,7 @@ def prepare_clips(
         "skipped": skipped,
     }
     write_json(out_dir / INDEX, index)
-    return Prepared(count, skipped)
+    return Prepared(count, skipped, sum(not clip.texts for clip in clips))
 
 
 def shard_name(number: int, count: int) -> str:

@@ -42,8 +42,8 @@ class Clips:
     clip with fewer neighbours has its sentences repeated in turn. With labels in the manifest
     there is ``label``: int32, or float32 [num_classes] with ones if a clip may have several.
 
-    `info` has ``vocabulary``, ``names`` (of the clip of each example), and with labels
-    ``num_classes``, ``classes`` (if they are names) and ``labels`` (if a clip has just one).
+    `info` has ``vocabulary``, ``names`` (of the clip of each example), ``without_text`` (the
+    number of clips without a known word), and with labels ``num_classes``, ``classes`` (if they are names) and ``labels`` (if a clip has just one).
 
     Args:
       manifest: See `clip_manifest.read_manifest`; a relative path is below ``$ZOO_DATA``. Or
@@ -133,6 +133,9 @@ class Clips:
             **self._labels.info(self._clips, windows),
             "names": [c.name for c in self._clips for _ in range(windows)],
             "vocabulary": self._texts.vocabulary.words,
+            "without_text": sum(
+                not self._texts.has_words(c.texts) for c in self._clips
+            ),
         }
         if place == "random":
             self.draw = self._draw
@@ -212,7 +215,7 @@ class TextEncoder:
         self, texts: Sequence[str]
     ) -> tuple[Int32[np.ndarray, "l words"], np.float32]:
         """Numbers, and 1 if the first text has a known word; else all is 0."""
-        if not texts or not self.vocabulary.knows(texts[0]):
+        if not self.has_words(texts):
             return np.zeros((self._sentences, self._words), np.int32), np.float32(0)
         known = [t for t in texts if self.vocabulary.knows(t)]
         rows = [
@@ -220,6 +223,10 @@ class TextEncoder:
             for i in range(self._sentences)
         ]
         return np.stack(rows), np.float32(1)
+
+    def has_words(self, texts: Sequence[str]) -> bool:
+        """Whether the first text has a known word."""
+        return bool(texts) and self.vocabulary.knows(texts[0])
 
 
 class LabelEncoder:
