@@ -66,6 +66,14 @@ def test_pictures_and_sound_are_of_the_same_time(media):
     np.testing.assert_allclose(clip["audio"], times / 2, atol=1e-3)
 
 
+def test_times_count_from_the_first_picture(tmp_path):
+    late = range(10, 50)  # the sound starts 0.4 s before the pictures
+    write_clip(tmp_path / "a.mkv", times=late, sound="pcm_s16le", wave=ramp())
+    clip = Clips(manifest(tmp_path, A), place="start", **SMALL)[0]
+    assert [shown(image) for image in clip["video"]] == [5, 7, 10, 12]
+    np.testing.assert_allclose(clip["audio"][:3], 0.6 / 2, atol=1e-3)
+
+
 @pytest.mark.parametrize(("rate", "numbers"), [(25, [5, 6, 7, 8]), (50, [5, 5, 6, 6])])
 def test_any_rate_of_pictures(media, rate, numbers):
     small = {**SMALL, "frame_rate": rate}

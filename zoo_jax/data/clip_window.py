@@ -202,7 +202,6 @@ def lengthen(
         out["video"] = np.stack([taken.pictures[i] for i in chosen])
     if "audio" in modalities:
         sound = np.zeros(0, np.float32) if taken.sound is None else taken.sound
-        sound = sound[: sound_length(there, window)]
         if short == "loop" and len(sound):
             out["audio"] = np.resize(sound, window.samples)
         else:
