@@ -99,8 +99,10 @@ def make_tiny(c):
     c.model = {**tiny.model, "keep_tokens": 1.0}
     c.inputs.colours = False
     c.classify.update(num_classes=8, windows=2)
-    for section in c.optim.values():
-        section.schedule = dict(name="constant")
+    c.optim = dict(
+        backbone=dict(name="sgd", lr=0.005, clip=0.75),
+        classifier=dict(name="sgd", lr=0.1),
+    )
     clips = dict(name="synthetic_clips", size=16, batch_size=8)
     c.data = dict(train=dict(**clips, split="train"), test=dict(**clips, split="test"))
     c.eval = dict(views=dict(stream="test", every=2))
