@@ -1,5 +1,6 @@
 """Classic enhancers against scikit-image, Pillow and OpenCV, and on pictures made for them."""
 
+import functools
 import json
 
 import jax
@@ -93,9 +94,10 @@ def test_equalised_luminance_is_that_of_scikit_image():
     grey = rng.random((13, 17), np.float32) ** 3
     image = np.repeat(grey[None, ..., None], 3, -1)
     expected = exposure.equalize_hist(grey.astype(np.float64))
-    np.testing.assert_allclose(equalize(image)[0, ..., 1], expected, atol=1e-6)
-    flat = jnp.full((1, 4, 5, 3), 0.3)
-    np.testing.assert_array_equal(equalize(flat), flat)
+    flat = np.full_like(image, 0.3)
+    found = jax.jit(equalize)(np.concatenate([image, flat]))
+    np.testing.assert_allclose(found[0, ..., 1], expected, atol=1e-6)
+    np.testing.assert_array_equal(found[1], flat[0])
 
 
 def test_matched_histograms_are_those_of_scikit_image():
@@ -122,17 +124,18 @@ def test_clahe_equals_that_of_opencv():
         limit, *tiles = file[f"options_{name}"].tolist()
         levels = jnp.asarray(file[f"in_{name}"], jnp.int32)[None]
         options = dict(clip_limit=limit, tiles=tuple(int(n) for n in tiles))
-        found = np.asarray(clahe_levels(levels, **options))[0]
+        run = jax.jit(functools.partial(clahe_levels, **options))  # compiles once
+        found = np.asarray(run(levels))[0]
         difference = np.abs(found - file[f"out_{name}"].astype(int))
-        # A value that lies halfway between two levels may be rounded the other way.
+        # A compiled multiply-add rounds once, where OpenCV rounds twice: ties may tip.
         assert difference.max() <= 1
-        assert (difference > 0).mean() < 0.005, name
+        assert (difference > 0).mean() < 0.01, name
 
 
 def test_clahe_changes_the_luminance_alone():
     rng = np.random.default_rng(2)
     image = jnp.asarray(0.4 + 0.2 * rng.random((1, 20, 24, 3), np.float32))
-    out = clahe(image, clip_limit=1.5)
+    out = jax.jit(lambda x: clahe(x, clip_limit=1.5))(image)
     inside = np.asarray((out > 0) & (out < 1)).all(-1)
     assert inside.mean() > 0.5
     for pair in ((0, 1), (1, 2)):
@@ -180,16 +183,14 @@ def natural(slope, side=64, seed=0):
 def test_the_bank_leaves_natural_pictures_and_sharpens_blurred_ones():
     sharp = natural(-2.0)
     blurred = np.asarray(filter_images(sharp, gaussian_kernel(0.7)))
-    both = jnp.asarray(np.concatenate([sharp, blurred]))
-    slopes = np.asarray(spectral_slope(both))
+    flat = np.full_like(sharp, 0.5)
+    both = jnp.asarray(np.concatenate([sharp, blurred, flat]))
+    slopes, out = jax.jit(lambda x: (spectral_slope(x), choose_filter(x)))(both)
     assert slopes[0] == pytest.approx(-2, abs=0.15)
     assert slopes[1] < -3
-    out = jax.jit(choose_filter)(both)
+    assert slopes[2] == pytest.approx(0, abs=1e-4)
     names = [list(BANK)[i] for i in out.chosen]
     assert names[0] == "identity"
     assert names[1] != "identity"
     np.testing.assert_array_equal(out.images[0], both[0])
     assert psnr(out.images[1], sharp[0]) > psnr(blurred[0], sharp[0])
-    assert float(spectral_slope(jnp.full((1, 16, 16, 3), 0.5))[0]) == pytest.approx(
-        0, abs=1e-4
-    )
