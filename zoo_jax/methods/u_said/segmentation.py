@@ -97,11 +97,11 @@ def make_segmentation_task(config: ml_collections.ConfigDict, steps: int) -> Tas
 
     def measure(variables: Variables, batch: Batch):
         outputs = predict(variables, batch)
-        found = outputs["segmentation"], module.num_classes
-        gathered = {"used": class_counts(found[0], num_classes=found[1])}
+        seen = outputs["segmentation"]
+        gathered = {"used": class_counts(seen, num_classes=module.num_classes)}
         if "segmentation" in batch:
             gathered["confused"] = confusion_matrix(
-                found[0], batch["segmentation"], num_classes=found[1]
+                seen, batch["segmentation"], num_classes=module.num_classes
             )
         return _accuracy(outputs, batch), gathered
 

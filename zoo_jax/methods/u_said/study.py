@@ -2,6 +2,7 @@
 
 import functools
 import pathlib
+import zipfile
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -280,16 +281,27 @@ def _sign(config: ml_collections.ConfigDict, arm: str, seed: int, streams: list)
     )
 
 
+def _read_measured(path: pathlib.Path, sign: str) -> dict[tuple, Measured] | None:
+    """None where there is nothing, nothing readable, or what another config measured."""
+    try:
+        with np.load(path, allow_pickle=False) as kept:
+            arrays = {key: kept[key] for key in kept.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+        return None
+    if str(arrays.pop("config", "")) != sign:
+        return None
+    out: dict[tuple, Measured] = {}
+    for key, values in arrays.items():
+        split, sigma, metric = key.split("/")
+        out.setdefault((split, float(sigma)), {})[metric] = values
+    return out
+
+
 def _remembered(path: pathlib.Path, sign: str, measure) -> dict[tuple, Measured]:
     """What `measure` finds; read from `path` where an earlier process kept it."""
-    if path.exists():
-        with np.load(path, allow_pickle=False) as kept:
-            if str(kept["config"]) == sign:
-                out: dict[tuple, Measured] = {}
-                for key in set(kept.files) - {"config"}:
-                    split, sigma, metric = key.split("/")
-                    out.setdefault((split, float(sigma)), {})[metric] = kept[key]
-                return out
+    kept = _read_measured(path, sign)
+    if kept is not None:
+        return kept
     found = measure()
     flat = {f"{k[0]}/{k[1]}/{m}": v for k, ms in found.items() for m, v in ms.items()}
     with atomic_write(path, "wb") as f:

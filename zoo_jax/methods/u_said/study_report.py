@@ -75,7 +75,7 @@ def compare(
                     row[f"{metric}_std"] = float(seeds.std(ddof=1))
             for key, other in (("gain", options["baseline"]), ("gain_tuned", tuned)):
                 base = stacked(other, "test", sigma, "confused")
-                row[key] = row["miou"] - 100 * float(set_miou(base).mean())
+                row[key] = row["miou"] - float((100 * set_miou(base)).mean())
                 low, high = paired_interval(
                     confused,
                     base,
