@@ -20,8 +20,7 @@ class Block(nn.Module):
         q, k, v = (nn.Dense(self.width, name=n)(y) for n in "qkv")
         weights = jax.nn.softmax(q @ k.swapaxes(-1, -2) / self.width**0.5)
         x = x + nn.Dropout(0.3, deterministic=False)(nn.Dense(x.shape[-1])(weights @ v))
-        y = nn.gelu(nn.Dense(2 * self.width, name="wi")(x))
-        return x + nn.Dense(x.shape[-1], use_bias=False, name="wo")(y)
+        return x + nn.Dense(x.shape[-1], use_bias=False, name="out")(jnp.tanh(x))
 
 
 class Backbone(nn.Module):
@@ -33,9 +32,11 @@ class Backbone(nn.Module):
     def setup(self):
         self.stems = {name: nn.Dense(self.width) for name in ("video", "audio")}
         self.words = nn.Embed(7, self.width)
-        self.position = self.param("position", nn.initializers.normal(), (9, self.width))
+        self.position = self.param(
+            "position", nn.initializers.normal(), (9, self.width)
+        )
         block = nn.remat(Block) if self.remat else Block
-        self.blocks = [block(self.width) for _ in range(2)]
+        self.blocks = [block(self.width)]
 
     def __call__(self, name, x):
         x = self.words(x) if name == "text" else self.stems[name](x)
@@ -54,6 +55,7 @@ def make_batch(size=8, seed=0):
         "video": jnp.asarray(rng.normal(size=(size, 5, 4)), jnp.float32),
         "audio": jnp.asarray(rng.normal(size=(size, 4, 3)), jnp.float32),
         "text": jnp.asarray(rng.integers(0, 7, (size, 3))),
+        "mask": jnp.ones(size),
     }
 
 
@@ -67,10 +69,9 @@ def heads(owned, features, state, batch, key):
     """Two contrastive terms; `video_text` is 0 where a clip has no text."""
     del state, key
     z = {name: h @ owned["heads"][name] for name, h in features.items()}
-    mask = batch.get("mask", jnp.ones(z["text"].shape[0]))
     terms = {
         "video_audio": nce(z["video"], z["audio"]),
-        "video_text": nce(z["video"], z["text"]) * mask,
+        "video_text": nce(z["video"], z["text"]) * batch["mask"],
     }
     return terms, Aux({}, {"scale": jnp.mean(z["video"] ** 2)})
 
@@ -94,7 +95,7 @@ def make_owned(module, batch=None, seed=0):
     rng = np.random.default_rng(seed)
     width = module.width
     matrices = {
-        n: jnp.asarray(rng.normal(size=(width, 5)), jnp.float32)
+        n: jnp.asarray(rng.normal(size=(width, 5)) / width, jnp.float32)
         for n in ("video", "audio", "text")
     }
     return {"backbone": params, "heads": matrices}
@@ -119,28 +120,57 @@ def make(module=None, **options):
     return Harmonizer(towers=make_towers(module), heads=heads, **options)
 
 
-def run(harmonizer, owned, batch, step=0, seed=3):
-    """Jitted gradients, terms and metrics."""
+def jit(function):
+    """These networks are small: time goes into compiling them."""
+    return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})
 
-    @jax.jit
-    def gradient(owned, batch):
+
+def run(harmonizer, seed=3):
+    """``(owned, batch, step) -> gradients, terms, metrics``, jitted."""
+
+    @jit
+    def gradient(owned, batch, step):
         state = make_state(owned, step)
-        grads, terms, aux = harmonizer.gradient(
-            None, owned, state, batch, jax.random.key(seed)
-        )
+        key = jax.random.key(seed)
+        grads, terms, aux = harmonizer.gradient(None, owned, state, batch, key)
         return grads, terms, dict(aux.metrics)
 
-    return gradient(owned, batch)
+    return gradient
 
 
-def plain(harmonizer, owned, batch, seed=3):
-    """The gradient of the weighted loss."""
+def plain(harmonizer, seed=3):
+    """``(owned, batch) -> gradient of the weighted loss``, jitted."""
 
-    def loss(owned):
-        terms, _ = harmonizer.loss(
-            owned, make_state(owned), batch, jax.random.key(seed)
+    def loss(owned, batch):
+        key = jax.random.key(seed)
+        terms, _ = harmonizer.loss(owned, make_state(owned), batch, key)
+        return sum(
+            harmonizer.weights.get(n, 1.0) * jnp.mean(t) for n, t in terms.items()
         )
-        weights = harmonizer.weights
-        return sum(weights.get(n, 1.0) * jnp.mean(t) for n, t in terms.items())
 
-    return jax.jit(jax.grad(loss))(owned)
+    return jit(jax.grad(loss))
+
+
+def each_gradient(harmonizer, seed=3):
+    """``(owned, batch) -> leaves [k, b, ...]``: every example has parameters of its own."""
+
+    def terms(copies, owned, batch):
+        key, size = jax.random.key(seed), batch["text"].shape[0]
+        keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(size))
+        features = {
+            name: jax.vmap(tower)(copies, batch, keys)
+            for name, tower in harmonizer.towers.items()
+        }
+        terms, _ = heads({"heads": owned["heads"]}, features, None, batch, None)
+        return jnp.stack(
+            [harmonizer.weights.get(n, 1.0) * jnp.mean(terms[n]) for n in sorted(terms)]
+        )
+
+    def gradient(owned, batch):
+        size = batch["text"].shape[0]
+        copies = jax.tree.map(
+            lambda x: jnp.broadcast_to(x, (size, *x.shape)), owned["backbone"]
+        )
+        return jax.jacrev(terms)(copies, owned, batch)
+
+    return jit(gradient)

@@ -16,12 +16,26 @@ from zoo_jax.optim.build import build_optimizer
 from zoo_jax.optim.codebook import share_cluster_updates
 from zoo_jax.optim.kmeans import kmeans_regularization
 from zoo_jax.optim.masks import freeze, thaw
+from zoo_jax.optim.realign import realign_gradients, skip_when_empty
 
 FILTERS = {"conv/kernel": dict(num_clusters=3, samples="filter")}
 ROWS = {"conv/kernel": dict(num_clusters=5, core=0.25)}
 TIED = {"tied/kernel": dict(num_clusters=5)}
 SGD = dict(name="sgd", lr=0.1, momentum=0.9, weight_decay=1e-3, clip=1.0)
 ADAM = dict(name="adamw", lr=0.1, schedule=dict(name="cosine", warmup=2))
+
+
+def in_two_terms():
+    """Makes two terms out of a gradient, one against part of the other."""
+
+    def update(updates, state, params=None):
+        del params
+        against = jax.tree.map(lambda g: -0.5 * jnp.roll(g, 1, -1) - 0.2 * g, updates)
+        terms = jax.tree.map(lambda *g: jnp.stack(g), updates, against)
+        return terms, state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
 
 TRANSFORMS = {
     "kmeans_spectral": lambda strength=0.5: kmeans_regularization(
@@ -36,6 +50,8 @@ TRANSFORMS = {
     "share_sum": lambda: share_cluster_updates(TIED),
     "share_mean": lambda: share_cluster_updates(TIED, reduce="mean"),
     "share_first": lambda: share_cluster_updates(TIED, reduce="first"),
+    "realign": lambda: optax.chain(in_two_terms(), realign_gradients()),
+    "skip_when_empty": lambda: skip_when_empty(optax.adam(0.1)),
     "freeze": lambda: freeze("conv/*"),
     "thaw": lambda: thaw(optax.adam(0.1), "conv/*", at=2),
     "sgd": lambda lr=0.1: build_optimizer({**SGD, "lr": float(lr)}, total_steps=9),

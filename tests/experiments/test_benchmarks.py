@@ -160,6 +160,33 @@ def test_the_benchmark_of_recognition_compares_equal_networks(part, root, tmp_pa
     assert all(step == pytest.approx(3 * limit, rel=1e-3) for limit in others)
 
 
+@pytest.mark.parametrize(
+    "part",
+    # Six training steps take long to compile.
+    ["aggregate", pytest.param("step", marks=pytest.mark.slow)],
+)
+def test_the_benchmark_of_gradient_harmonization_measures_its_parts(
+    part, root, tmp_path
+):
+    """It times nothing unless PyTorch comes to the same update."""
+    pytest.importorskip("torch")
+    table = tmp_path / "a.csv"
+    arguments = ("--tiny", "--rounds=1", f"--parts={part}", f"--csv={table}")
+    done = call(root, *arguments, of="gradient_harmonization")
+    assert done.returncode == 0, done.stderr[-3000:]
+    with table.open() as f:
+        rows = list(csv.DictReader(f))
+    assert all(float(row["ours"]) > 0 < float(row["theirs"]) for row in rows)
+    if part == "step":
+        kinds = {row["what"].split(" tokens, ")[1] for row in rows}
+        assert {"embedding", "batch", "triplet, ghost", "triplet, two passes"} <= kinds
+        assert all(row["remark"].startswith("memory ") for row in rows)
+    else:
+        assert {"PyTorch", "PyTorch, a loop"} <= {row["other"] for row in rows}
+        noted = "TorchJD left out" in done.stderr
+        assert noted or "TorchJD" in {row["other"] for row in rows}
+
+
 def test_an_unknown_part_is_one_line(root):
     done = call(root, "--parts=kmean")
     assert done.returncode == 2

@@ -330,6 +330,7 @@ def test_unknown_rules_and_two_gates_are_refused():
 @pytest.mark.parametrize("k", [2, 3])
 def test_rules_equal_torchjd(k):
     torch = pytest.importorskip("torch")
+    pytest.importorskip("quadprog")  # which UPGrad needs there
     aggregation = pytest.importorskip("torchjd.aggregation")
     jacobians = np.random.default_rng(6).normal(size=(6, k, 8))
     gram = gram_of(*jacobians)
