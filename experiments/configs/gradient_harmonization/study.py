@@ -25,7 +25,7 @@ from zoo_jax.core.config import parse_arg
 from zoo_jax.train.settings import base_config
 
 FRAMES, SIZE, RATE = 8, 24, 16_000
-BATCH, STEPS, SEEDS = 64, 200, 5
+BATCH, STEPS, SEEDS = 64, 300, 5
 SHARE, DROP = 0.5, 0.4  # wrong partners; dropped by the gates
 
 
