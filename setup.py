@@ -56,6 +56,8 @@ EXTRAS_REQUIRE = {
     ],
     # Reads published .pth files. Large, and only needed for that.
     "torch": ["torch>=2.6"],
+    # Reads published weights of Keras.
+    "keras": ["h5py>=3.10"],
     # jax.export serialises StableHLO with it.
     "export": ["flatbuffers>=24"],
     # ONNX files, and the check of each. From 0.13.1 on jax2onnx wants an older orbax than the core.

@@ -16,6 +16,7 @@ from packaging.version import Version
 DISTRIBUTIONS = {
     "PIL": "pillow",
     "absl": "absl-py",
+    "cv2": "opencv-python-headless",
     "faiss": "faiss-cpu",
     "google": "protobuf",
     "orbax": "orbax-checkpoint",
@@ -70,7 +71,7 @@ def imported(folder: pathlib.Path) -> dict[str, set[str]]:
 
 
 def test_every_import_of_the_package_is_declared(root, declared):
-    extras = ("", "samples", "torch", "compare", "tflite")
+    extras = ("", "samples", "torch", "compare", "tflite", "keras")
     known = names([r for e in extras for r in declared[e]])
     for folder in ("zoo_jax", "experiments"):
         for module, files in imported(root / folder).items():

@@ -32,7 +32,6 @@ MAX_DIRECTORY = 2**20  # bytes of the directory of an .npz or torch file: likewi
 OURS = "zoo_jax"  # the metadata entry of safetensors files that this project writes
 
 _OTHER_KINDS = (  # first bytes -> what it is, and what to do
-    (b"\x89HDF", "an HDF5 (Keras) file; only torch files named .h5 are read"),
     (
         b"version https://git-lfs",
         "a Git LFS pointer; fetch the file itself (git lfs pull)",
@@ -54,7 +53,7 @@ class WeightsFile(NamedTuple):
 
 
 def read_weights(path: PathLike) -> dict[str, np.ndarray]:
-    """Reads a ``.safetensors``, ``.npz``, torch file or TensorFlow checkpoint into ``{key: array}``.
+    """Reads a ``.safetensors``, ``.npz``, torch or Keras file or TensorFlow checkpoint into ``{key: array}``.
 
     Args:
       path: The file. Its content decides what it is, not its name. A TensorFlow checkpoint is
@@ -64,8 +63,8 @@ def read_weights(path: PathLike) -> dict[str, np.ndarray]:
       Arrays under the keys of the file. Dtypes are kept, but bfloat16 becomes float32.
 
     Raises:
-      WeightsError: if the file is absent, damaged, unsafe, of another kind, or a torch file
-        while PyTorch is not installed.
+      WeightsError: if the file is absent, damaged, unsafe, of another kind, or a torch or Keras
+        file while PyTorch or h5py is not installed.
       OSError: if the file cannot be read.
     """
     return open_weights(path).arrays
@@ -92,12 +91,16 @@ def open_weights(path: PathLike) -> WeightsFile:
         return _read_torch(path)
     if head[8:9] == b"{" or path.suffix == ".safetensors":
         return _read_safetensors(path)
+    if head.startswith(b"\x89HDF"):
+        from zoo_jax.convert import keras_file  # it needs this module's limits
+
+        return WeightsFile(keras_file.read(path), {}, (), False)
     for start, kind in _OTHER_KINDS:
         if head.lstrip().startswith(start):
             raise WeightsError(f"{path}: is {kind}")
     raise WeightsError(
         f"{path}: is not a weights file (it starts with {head[:8]!r}); accepted are"
-        " .safetensors, .npz and torch files, and TensorFlow checkpoints"
+        " .safetensors, .npz, torch and Keras files, and TensorFlow checkpoints"
     )
 
 

@@ -201,8 +201,8 @@ def make_recogniser(
       name: One of `NETWORKS`, with its weights if they are not given apart:
         ``"vgg16:vgg16.safetensors"``; or ``"tflite:FILE"`` for a quantised network, whose first of
         1,001 classes is left out as background.
-      weights: A mapping of the published keys to arrays; a ``.safetensors``, ``.npz`` or torch
-        file in the published layout, or one that ``zoo-jax convert`` wrote; or a name in
+      weights: A mapping of the published keys to arrays; a ``.safetensors``, ``.npz``, torch
+        or Keras file in the published layout, or one that ``zoo-jax convert`` wrote; or a name in
         `PACKAGES`, to read the weights out of that package if it is installed.
       preprocessing: See `Recogniser`.
       variant: Whose weights they are: ``"torchvision"`` or ``"keras"``.
