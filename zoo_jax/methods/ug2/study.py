@@ -314,6 +314,8 @@ def _options(config: ml_collections.ConfigDict) -> dict[str, Any]:
     for arm, section in arms.items():
         if ("enhancer" in section) == ("loss" in section):
             raise ConfigError(f"arms.{arm} needs either an enhancer or a loss")
+        if "enhancer" in section:  # what does not fit shows before anything is trained
+            make_enhancer(section["enhancer"], **section.get("options", {}))
     if any("loss" in section for section in arms.values()):
         judge = options["judge"]
         if judge not in recognisers or "published" in recognisers[judge]:
