@@ -255,6 +255,8 @@ def test_numbers_are_means_over_levels_but_the_mildest(found):
     fixed = found["fixed"][0]["blur/net"][1:].mean()
     assert numbers["contrast/net"] == pytest.approx(np.mean(each) - fixed)
     assert "contrast/net_std" not in numbers  # one seed against two: no pairs
+    assert numbers["contrast/net_seeds"] == 1
+    assert numbers["blur/net/trained/gain_low_seeds"] == 2
 
 
 def test_disagreement_counts_changes_of_opposite_sign(found):

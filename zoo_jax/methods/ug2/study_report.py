@@ -82,8 +82,8 @@ def scalars(
     """Numbers to keep.
 
     Returns:
-      ``"<perturbation>/<recogniser>/<arm>/m1"`` with ``_std`` and ``_seeds``, ``gain`` with
-      ``_low`` and ``_high``, ``psnr``, ``area``; ``"disagree/<recogniser>"``: among all levels of all
+      ``"<perturbation>/<recogniser>/<arm>/m1"`` with ``_std``, ``gain`` with ``_low`` and
+      ``_high``, ``psnr``, ``area``, all of them with ``_seeds``; ``"disagree/<recogniser>"``: among all levels of all
       arms, the share whose PSNR and M1 changed in opposite directions, and
       ``"rank_correlation/<recogniser>"`` of the two changes; ``"contrast/<recogniser>"``: the difference
       in M1 of the two arms of ``study.contrast``, with ``_low`` and ``_high``.
@@ -91,13 +91,12 @@ def scalars(
     out: dict[str, float] = {}
     for row in rows:
         name = f"{row['perturbation']}/{row['recogniser']}/{row['arm']}"
-        out[f"{name}/m1"] = row["m1"]
-        out[f"{name}/m1_seeds"] = row["seeds"]
-        if row["seeds"] > 1:
-            out[f"{name}/m1_std"] = row["m1_std"]
-        for key in ("gain", "gain_low", "gain_high", "psnr", "area"):
+        for key in ("m1", "gain", "gain_low", "gain_high", "psnr", "area"):
             if np.isfinite(row[key]):
                 out[f"{name}/{key}"] = row[key]
+                out[f"{name}/{key}_seeds"] = row["seeds"]
+        if row["seeds"] > 1:
+            out[f"{name}/m1_std"] = row["m1_std"]
     for recogniser in _recognisers(found[baseline][0]):
         of_psnr, of_m1 = changes(found, levels, recogniser, baseline=baseline)
         moved = (of_psnr != 0) & (of_m1 != 0)
@@ -116,11 +115,12 @@ def scalars(
             name = f"contrast/{recogniser}"
             out[name] = float(first.mean() - second.mean())
             out[f"{name}_low"], out[f"{name}_high"] = low, high
+            for end in ("", "_low", "_high"):
+                out[f"{name}{end}_seeds"] = min(len(first), len(second))
             # A seed of the one against the same seed of the other: equal data order.
             if len(first) == len(second) > 1:
                 each = first.mean(axis=1) - second.mean(axis=1)
                 out[f"{name}_std"] = float(each.std(ddof=1))
-                out[f"{name}_seeds"] = len(each)
     return out
 
 
