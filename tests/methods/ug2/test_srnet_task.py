@@ -127,16 +127,26 @@ def test_gradients_reach_the_restorer_and_the_frozen_recogniser_stays(start, bat
     assert all((old[name] != new[name]).any() for name in old)
 
 
-def test_an_arm_without_the_class_term_does_not_look_at_labels(start):
-    _, _, terms, _ = start("arm=perceptual")
-    assert set(terms) == {"perceptual"}
+def abstract_terms(task, batch):
+    """Shapes of the terms of the restorer's loss, without computing any."""
+    state = jax.eval_shape(lambda key: init_state(task, key, batch), make_key(0))
+    owned = {"restorer": state.params["restorer"]}
+    player = task.players[-1]
+    terms, _ = jax.eval_shape(lambda o, s: player.loss(o, s, batch, None), owned, state)
+    return state, {name: term.shape for name, term in terms.items()}
 
 
-def test_a_critic_plays_against_the_restorer(start, batch):
-    task, state, terms, _ = start("arm=adversarial")
+def test_an_arm_without_the_class_term_does_not_look_at_labels(batch):
+    without = {k: v for k, v in batch.items() if k != "label"}
+    _, shapes = abstract_terms(make_task(load("arm=perceptual"), 20), without)
+    assert shapes == {"perceptual": (4,)}
+
+
+def test_a_critic_plays_against_the_restorer(batch):
+    task = make_task(load("arm=adversarial"), 20)
     assert [p.name for p in task.players] == ["critic", "restorer"]
-    assert set(terms) == {"perceptual", "adversarial"}
-    assert task.players[1].weights["adversarial"] == 0.01
+    assert task.players[1].weights == {"perceptual": 1.0, "adversarial": 0.01}
+    state = jax.jit(lambda key: init_state(task, key, batch))(make_key(1))
     step = jax.jit(make_train_step(task), static_argnames="active")
     after, metrics = step(state, {"train": batch}, active=(0, 1))
     assert int(metrics["skipped"]) == 0
@@ -173,12 +183,9 @@ def test_any_frozen_network_can_judge(batch):
     config.recogniser = {}
     config.loss.features = "none"
     task = make_task(config, 10, features=edges)
-    state = init_state(task, make_key(0), batch)
+    state, shapes = abstract_terms(task, batch)
     assert set(state.params) == {"restorer", "features"}
-    terms, _ = task.players[0].loss(
-        {"restorer": state.params["restorer"]}, state, batch, None
-    )
-    assert terms["perceptual"].shape == (4,)
+    assert shapes == {"perceptual": (4,)}
 
 
 def test_published_judges_see_what_the_config_says(tmp_path):
@@ -228,17 +235,17 @@ def test_the_losses_are_zero_for_what_is_right():
 
 def test_the_small_recogniser_learns_made_up_classes():
     config = load("stage=recogniser")
-    task = make_task(config, 30)
+    task = make_task(config, 15)
     x = jnp.asarray(np.eye(5, 3, dtype=np.float32)).reshape(5, 1, 1, 3)
     rows = {"image": x * jnp.ones((1, 8, 8, 1)), "label": jnp.arange(5)}
     rows = {k: v[:4] for k, v in rows.items()}
     state = jax.jit(lambda key: init_state(task, key, rows))(make_key(0))
     step = jax.jit(make_train_step(task), static_argnames="active")
     losses = []
-    for _ in range(30):
+    for _ in range(15):
         state, metrics = step(state, {"train": rows}, active=(0,))
         losses.append(float(metrics["loss"]))
-    assert losses[-1] < 0.3 * losses[0]
+    assert losses[-1] < 0.5 * losses[0]
     assert set(state.params) == {"recogniser"}
 
 
