@@ -584,8 +584,8 @@ def build_vatt(
     audio_input: Literal["waveform", "spectrogram"] = "waveform",
     clip: tuple[int, int, int] = (8, 32, 32),
     patch: tuple[int, int, int] = (4, 16, 16),
-    sound: tuple[int, ...] = (4096,),
-    sound_patch: tuple[int, ...] = (128,),
+    sound: int | tuple[int, ...] = 4096,
+    sound_patch: int | tuple[int, ...] = 128,
     words: int = 16,
     vocabulary: int = 1024,
     word_width: int = 32,
@@ -656,6 +656,9 @@ def build_vatt(
         "text_model='linear' has no use for a shared encoder: give audio_encoder and "
         "text_encoder",
     )
+    sound, sound_patch = (
+        (n,) if isinstance(n, int) else tuple(n) for n in (sound, sound_patch)
+    )
     axes = 2 if audio_input == "spectrogram" else 1
     for key, value, cut, count in (
         ("clip", clip, patch, 3),
@@ -691,8 +694,8 @@ def build_vatt(
         audio_input=audio_input,
         clip=tuple(clip),
         patch=tuple(patch),
-        sound=tuple(sound),
-        sound_patch=tuple(sound_patch),
+        sound=sound,
+        sound_patch=sound_patch,
         words=words,
         vocabulary=vocabulary,
         word_width=word_width,
@@ -718,7 +721,7 @@ def build_vatt(
 _published = functools.partial(
     build_vatt,
     clip=(32, 224, 224),
-    sound=(153_600,),
+    sound=153_600,
     vocabulary=2**16,
     word_width=300,
     trainable_words=False,
