@@ -53,6 +53,7 @@ EXTRAS_REQUIRE = {
         "onnx>=1.17",
         "onnxruntime>=1.20",
         "opencv-python-headless>=4.9",
+        "torchjd[quadprog_projector]>=0.18",
     ],
     # Reads published .pth files. Large, and only needed for that.
     "torch": ["torch>=2.6"],
