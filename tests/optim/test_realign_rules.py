@@ -334,14 +334,8 @@ def test_rules_equal_torchjd(k):
     aggregation = pytest.importorskip("torchjd.aggregation")
     jacobians = np.random.default_rng(6).normal(size=(6, k, 8))
     gram = gram_of(*jacobians)
-    pairs = [
-        (
-            jax.jit(upgrad)(gram) / k,
-            aggregation.UPGrad(),
-            2e-3,
-        ),  # its own regularisation
-        (jax.jit(cagrad)(gram) / k, aggregation.CAGrad(c=0.4), 2e-3),
-    ]
+    # Its own regularisation of UPGrad leaves 2e-3. (Its CAGrad: `cagrad_c0.4` above.)
+    pairs = [(jax.jit(upgrad)(gram) / k, aggregation.UPGrad(), 2e-3)]
     if k == 2:
         pairs.append((jax.jit(pcgrad)(gram), aggregation.PCGrad(), 1e-5))
     for weights, theirs, atol in pairs:
