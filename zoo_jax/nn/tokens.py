@@ -136,8 +136,8 @@ def resample_rows(
       size: Rows of the result.
       kind: As in `PositionTables`.
 
-    >>> print(resample_rows(jnp.arange(4.0)[:, None], 8)[:, 0].round(3))
-    [0.  0.5 1.  1.5 2.  2.5 3.  3.5]
+    >>> [round(float(x), 3) for x in resample_rows(jnp.arange(4.0)[:, None], 8)[:, 0]]
+    [0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5]
     """
     n = len(table)
     if size == n:
