@@ -73,10 +73,10 @@ def get_config(arg=None):
     )
     c.optim = dict(name="adam", lr=1e-3, schedule=dict(name="cosine"))
     c.recognisers = dict(
-        judge=recogniser(width=32, steps=1500, seed=opt.seed),
-        held_out=recogniser(width=24, steps=1500, seed=opt.seed + 100),
+        judge=recogniser(width=32, steps=1000, seed=opt.seed),
+        held_out=recogniser(width=24, steps=1000, seed=opt.seed + 100),
     )
-    steps = 600
+    steps = 400
     c.arms = dict(
         unsharp=dict(enhancer="unsharp"),
         clahe=dict(enhancer="clahe"),
