@@ -139,7 +139,7 @@ def scalars(
         for gain in ("gain", "gain_tuned"):
             for end in ("", "_low", "_high"):
                 out[f"{name}/{gain}{end}"] = row[f"{gain}{end}"]
-            out[f"{name}/{gain}_seeds"] = row["seeds"]
+                out[f"{name}/{gain}{end}_seeds"] = row["seeds"]
     for row in quality:
         for metric in ("miou", "pixel_accuracy", "usage_entropy"):
             out[f"networks/{row['network']}/{metric}"] = row[metric]
