@@ -13,7 +13,8 @@ loss. Another network of another size and seed is what denoisers train against:
 
 A plain denoiser is trained first; from it all arms go on for as many steps, with the same data
 and noise. plain_low and plain_high have other learning rates.
-Reached: the table in zoo_jax/methods/u_said/README.md. Cost: an hour on one CPU core.
+Reached: the table in zoo_jax/methods/u_said/README.md, with less training than the defaults:
+batch=4,first=250,more=80,every=3, a quarter of an hour of CPU time. Cost of the defaults: not measured.
 Needs: $ZOO_DATA/camvid (or root=...) in the layout of the SegNet tutorial, see docs/data.md.
 
   C=experiments/configs/u_said/camvid.py

@@ -5,6 +5,7 @@ Paper: figures shipped with its code, sigma 25, kodim24: PSNR 30.71 (plain), 30.
 same to 0.01 dB (tests/parity/test_u_said.py).
 Needs: $ZOO_DATA/kodak24/*.png or $ZOO_DATA/cbsd68/*.jpg, and $ZOO_DATA/weights/u_said/ with DnCNN.pth,
 SSAID.pth and USAID.pth (or .npz) of the released code.
+With `judges`, DeepLab's 8-bit networks in $ZOO_DATA/weights/tflite_quant/*.tflite.
 Cost: 262 G multiply-adds per Kodak image and arm; 24 images and 3 arms take 10 minutes on two
 CPU cores.
 
