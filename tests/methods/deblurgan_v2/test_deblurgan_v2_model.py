@@ -180,7 +180,8 @@ def test_frozen_statistics_of_an_image_give_its_own_restoration():
     assert jax.tree.structure(statistics) == jax.tree.structure(before)
     frozen = module.clone(norm_mode="running")
     y = evaluate(frozen, variables | {"batch_stats": statistics}, x[:1])
-    np.testing.assert_allclose(y, evaluate(module, variables, x[:1]), atol=2e-4)
+    # Two programs whose sums differ in their order, behind sixty norms.
+    np.testing.assert_allclose(y, evaluate(module, variables, x[:1]), atol=1e-3)
     other = evaluate(frozen, variables, x[:1])
     assert np.abs(other - y).max() > 0.05
 
