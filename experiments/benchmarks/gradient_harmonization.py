@@ -246,6 +246,7 @@ def _step(encoder, side: int, samples: int, setting: Setting) -> Iterator[Row]:
         projection=width,
         d_kv=width // heads,
         keep_tokens=1.0,
+        dropout_rate=0.0,  # random numbers would take longer to compile than all the rest
         words=16,
     )
     rng = np.random.default_rng(0)
@@ -281,6 +282,7 @@ def _step(encoder, side: int, samples: int, setting: Setting) -> Iterator[Row]:
 
     last = (f"shared_encoder/layer_{layers - 1}/*",)
     programs = {"plain": make(False)}
+    logging.info("compiling %d harmonized steps, %d layers each", len(LEVELS), layers)
     for name, (options, _) in LEVELS.items():
         subset = dict(subset=last) if options.get("level") == "subset" else {}
         programs[name] = make(True, **options, **subset)
