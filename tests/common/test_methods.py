@@ -217,7 +217,7 @@ def loss_of_all_players(metrics):
 
 
 @cases
-@pytest.mark.parametrize("devices", [2, 8])
+@pytest.mark.parametrize("devices", [pytest.param(2, marks=pytest.mark.slow), 8])
 def test_devices_agree_under_plain_sgd(case, devices):
     _, one, a = train(case, changes=case.plain)
     _, many, b = train(case, changes=case.plain, devices=devices)

@@ -39,7 +39,22 @@ def test_config_is_a_record(name):
     assert tiny.steps <= 20
 
 
-@pytest.mark.parametrize("name", NAMES)
+# Programs that others of the list run as well, on other data; and studies whose own tests run them.
+SLOW = {
+    "deblurgan_v2/dvd_inception.py": "gopro_inception.py",
+    "deblurgan_v2/dvd_mobilenet.py": "gopro_mobilenet.py",
+    "deblurgan_v2/mix_inception.py": "gopro_inception.py",
+    "deblurgan_v2/mix_mobilenet.py": "gopro_mobilenet.py",
+    "u_said/camvid.py": "tests/methods/u_said/test_u_said_study.py",
+    "ug2/cifar.py": "tests/methods/ug2/test_ug2_study.py",
+}
+RUNS = [
+    pytest.param(n, marks=[pytest.mark.slow] if n.endswith(tuple(SLOW)) else [])
+    for n in NAMES
+]
+
+
+@pytest.mark.parametrize("name", RUNS)
 def test_tiny_form_runs_through_the_binaries(name, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     _, config = get_config(ROOT / name, "tiny")
