@@ -115,6 +115,7 @@ def test_a_folder_becomes_one_file_and_goes_on_where_it_was(
     assert "was made with another windows" in err
 
 
+@pytest.mark.slow  # compiles long
 def test_windows_are_embedded_one_by_one_and_averaged(model, folder):
     both = Embedder(model, windows=2).file(folder / "a.mp4")
     one = Embedder(model, windows=1).file(folder / "a.mp4")

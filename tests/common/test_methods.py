@@ -36,6 +36,7 @@ class Case:
         dict  # config changes that leave a plain SGD update, for parity between devices
     )
     low_precision: dict  # config changes that make the network compute in bfloat16
+    heavy: bool = False  # compiles long: half of the battery runs with the slow tests
 
     @property
     def name(self) -> str:
@@ -78,6 +79,7 @@ CASES = [
         "tiny,arm=batch_pcgrad",  # by triplet it compiles for a minute: its tests are its own
         plain={"optim": dict(name="sgd", lr=1e-4)},  # gradients of 20 and more
         low_precision={"model.dtype": "bfloat16"},
+        heavy=True,
     ),
     Case(
         "u_said/photos.py",
@@ -93,6 +95,11 @@ CASES = [
     ),
 ]
 cases = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+quick_cases = pytest.mark.parametrize(
+    "case",
+    [pytest.param(c, marks=pytest.mark.slow if c.heavy else ()) for c in CASES],
+    ids=lambda case: case.name,
+)
 
 
 def load_config(case: Case, changes=None):
@@ -182,7 +189,7 @@ def test_prediction_is_finite_traces_once_and_has_a_row_per_example(case):
         assert 0 < float(ratio.count) <= np.prod(next(iter(batch.values())).shape)
 
 
-@cases
+@quick_cases
 def test_every_trainable_leaf_moves_and_no_other(case):
     task, state, _ = train(case, steps=1)
     batches = first_batches(case)[0]
@@ -204,7 +211,7 @@ def test_every_trainable_leaf_moves_and_no_other(case):
         chex.assert_trees_all_equal(state.params[name], after.params[name])
 
 
-@cases
+@quick_cases
 def test_twenty_steps_on_one_batch_lower_the_loss(case):
     _, _, history = train(case, steps=20, repeat=True)
     losses = [loss_of_all_players(metrics) for metrics in history]
@@ -216,7 +223,7 @@ def loss_of_all_players(metrics):
     return sum(float(v) for n, v in metrics.items() if n.split("/")[-1] == "loss")
 
 
-@cases
+@quick_cases
 @pytest.mark.parametrize("devices", [pytest.param(2, marks=pytest.mark.slow), 8])
 def test_devices_agree_under_plain_sgd(case, devices):
     _, one, a = train(case, changes=case.plain)
@@ -232,7 +239,7 @@ def test_devices_agree_under_plain_sgd(case, devices):
         chex.assert_trees_all_close(x, y, atol=1e-5, rtol=1e-5)
 
 
-@cases
+@quick_cases
 def test_low_precision_stays_finite_with_float32_parameters(case):
     _, state, history = train(case, changes=case.low_precision)
     assert all(int(m["skipped"]) == 0 for m in history)

@@ -45,6 +45,10 @@ SLOW = {
     "deblurgan_v2/dvd_mobilenet.py": "gopro_mobilenet.py",
     "deblurgan_v2/mix_inception.py": "gopro_inception.py",
     "deblurgan_v2/mix_mobilenet.py": "gopro_mobilenet.py",
+    "gradient_harmonization/finetune.py": "tests/methods/gradient_harmonization",
+    "gradient_harmonization/study.py": "tests/colabs, the tour",
+    "u_said/segmentation.py": "tests/methods/u_said/test_u_said_segmentation.py",
+    "ug2/photos.py": "tests/methods/ug2/test_labelled_photos.py",
     "u_said/camvid.py": "tests/methods/u_said/test_u_said_study.py",
     "ug2/cifar.py": "tests/methods/ug2/test_ug2_study.py",
 }

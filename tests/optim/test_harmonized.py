@@ -88,6 +88,7 @@ def test_each_triplet_is_realigned_by_its_own_gram_matrix(name):
     assert (metrics["kept"], metrics["dropped"], metrics["nonfinite"]) == (SIZE, 0, 0)
 
 
+@pytest.mark.slow  # compiles long
 def test_triplets_sum_up_to_the_plain_gradient():
     owned, batch, raw = problem()
     want = toys.plain(toys.make())(owned, batch)
@@ -110,6 +111,7 @@ def test_the_batch_is_one_pair_and_devices_are_one_pair_each():
     assert max(np.abs(one[n] - many[n]).max() for n in one) > 1e-3
 
 
+@pytest.mark.slow  # compiles long
 def test_a_subset_counts_alone_but_all_shared_parameters_are_weighed():
     owned, batch, raw = problem()
     weights = pcgrad(gram_of(raw, [n for n in raw if n.startswith("blocks_0/")]))
@@ -117,6 +119,7 @@ def test_a_subset_counts_alone_but_all_shared_parameters_are_weighed():
     close(grads["backbone"], by_hand(raw, weights, np.ones(SIZE)))
 
 
+@pytest.mark.slow  # compiles long
 def test_the_embedding_level_compares_cotangents_of_the_video_feature():
     owned, batch, raw = problem()
 
@@ -145,6 +148,7 @@ def test_the_embedding_level_compares_cotangents_of_the_video_feature():
 
 
 @pytest.mark.parametrize("name", ["two_pass", "ghost"])
+@pytest.mark.slow  # compiles long
 def test_a_clip_without_text_keeps_its_gradient_and_is_no_conflict(name):
     owned, batch, _ = problem()
     mask = jnp.ones(SIZE).at[jnp.array([1, 4])].set(0)
@@ -156,6 +160,7 @@ def test_a_clip_without_text_keeps_its_gradient_and_is_no_conflict(name):
 
 
 @pytest.mark.parametrize("name", ["two_pass", "ghost", "embedding"])
+@pytest.mark.slow  # compiles long
 def test_a_broken_clip_is_dropped_and_counted(name):
     owned, batch, _ = problem()
     broken = {**batch, "video": batch["video"].at[3, 0, 0].set(jnp.nan)}
@@ -170,6 +175,7 @@ def test_a_broken_clip_is_dropped_and_counted(name):
     assert np.isnan(grads["backbone"]["blocks_0"]["q"]["kernel"]).any()
 
 
+@pytest.mark.slow  # compiles long
 def test_a_gate_that_drops_all_gives_exact_zeros_also_in_the_heads():
     owned, batch, raw = problem()
     gated = toys.run(

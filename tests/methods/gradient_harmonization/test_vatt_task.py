@@ -103,6 +103,7 @@ def differ(a, b):
     return gap(a, b) > 1e-2
 
 
+@pytest.mark.slow  # compiles long
 def test_without_gate_and_rule_every_level_is_plain_training():
     plain = compiled()(make_batch())[0]
     assert_close(compiled(level="triplet", rule="none")(make_batch())[0], plain)
@@ -130,6 +131,7 @@ def test_a_batch_without_text_trains_on_sound_alone_and_keeps_everything():
     assert_close(moved, compiled()(silent)[0])
 
 
+@pytest.mark.slow  # compiles long
 def test_a_gate_that_drops_all_leaves_the_parameters_alone():
     moved, metrics, skipped = compiled(**GATE)(
         make_batch(text_mask=np.ones(B, np.float32))
@@ -174,6 +176,7 @@ def toy(by, **batch):
     )
 
 
+@pytest.mark.slow  # compiles long
 def test_the_oracle_drops_what_is_wrong_as_the_formula_says():
     x, wrong = np.array([1.0, -2.0, 0.5, 3.0]), np.array([0, 1, 0, 0])
     grads, terms, aux = toy("oracle", x=x, text_mask=np.ones(4), wrong_text=wrong)
@@ -189,6 +192,7 @@ def test_the_oracle_drops_what_is_wrong_as_the_formula_says():
     np.testing.assert_allclose(grads["heads"], (own * keep).sum() * 4 / 3, rtol=1e-5)
 
 
+@pytest.mark.slow  # compiles long
 def test_the_oracle_without_wrong_partners_is_plain_and_with_all_wrong_is_nothing():
     x = np.array([1.0, -2.0, 0.5, 3.0])
     plain = toy("oracle", x=x, text_mask=np.ones(4), wrong_audio=np.zeros(4))[0]
@@ -199,6 +203,7 @@ def test_the_oracle_without_wrong_partners_is_plain_and_with_all_wrong_is_nothin
     assert nothing["backbone"] == nothing["heads"] == 0
 
 
+@pytest.mark.slow  # compiles long
 def test_random_drop_drops_as_many_as_the_quantile_says_among_those_with_text():
     has = jnp.array([1, 1, 0, 1, 1, 1, 0, 1]) > 0
     counts = []
@@ -214,6 +219,7 @@ def test_random_drop_drops_as_many_as_the_quantile_says_among_those_with_text():
     assert len(patterns) > 5
 
 
+@pytest.mark.slow  # compiles long
 def test_windows_are_embedded_like_clips_of_their_own():
     task = make_task(make_config(), 4)
     batch = make_batch()
@@ -232,6 +238,7 @@ def test_windows_are_embedded_like_clips_of_their_own():
     np.testing.assert_allclose(two["audio"][:, 0], one["audio"], atol=1e-5)
 
 
+@pytest.mark.slow  # compiles long
 def test_harmonizing_costs_more_multiply_adds_than_plain_training():
     shapes = {
         name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in make_batch().items()

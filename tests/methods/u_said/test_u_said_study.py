@@ -86,6 +86,7 @@ def config(get_config):
     return config
 
 
+@pytest.mark.slow  # compiles long
 def test_arms_that_must_agree_do_and_nothing_is_done_twice(
     config, tmp_path, monkeypatch
 ):
@@ -125,6 +126,7 @@ def test_arms_that_must_agree_do_and_nothing_is_done_twice(
         judge_study(config, Context(tmp_path))
 
 
+@pytest.mark.slow  # compiles long
 def test_a_network_with_the_trunk_of_another_has_its_own_head(config, tmp_path):
     class Untrained(Context):
         def fit(self, name, task, config, variables=None):
