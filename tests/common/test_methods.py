@@ -92,6 +92,7 @@ CASES = [
         "tiny",
         plain={"optim": dict(name="sgd", lr=0.01)},
         low_precision={"model.dtype": "bfloat16"},
+        heavy=True,
     ),
 ]
 cases = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -274,7 +275,7 @@ def test_interrupted_and_resumed_equals_undisturbed_bit_for_bit(case, tmp_path):
     assert [json.loads(line)["step"] for line in lines[0].splitlines()] == [1, 2, 3, 4]
 
 
-@cases
+@quick_cases
 def test_the_kmeans_link_joins_any_optimiser_by_config_alone(case):
     link = dict(
         layers=[dict(path="*kernel", num_clusters=2, samples="scalar")],
