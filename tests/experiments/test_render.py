@@ -98,7 +98,7 @@ def test_every_results_file_is_shown_and_every_block_has_one(root):
     pages = [root / "README.md", *root.glob("zoo_jax/methods/*/README.md")]
     shown = {m[1] for page in pages for m in render.BLOCK.findall(page.read_text())}
     results = root / "experiments/results"
-    methods = {path.stem for path in results.glob("*.csv")} & set(list_methods())
-    assert shown == methods
-    for name in methods:
+    files = {path.stem for path in results.glob("*.csv")}
+    assert files & set(list_methods()) <= shown <= files
+    for name in shown:
         render.read_results(results / f"{name}.csv")
