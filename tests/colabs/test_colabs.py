@@ -10,9 +10,20 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "colabs").glob("*.ipynb"))
 
 
+# Each trains for a minute or more; the others run every time.
+LONG = (
+    *("deblurgan_v2.ipynb", "deep_k_means.ipynb"),
+    *("gradient_harmonization.ipynb", "u_said.ipynb"),
+)
+
+
+def read(path):
+    return nbformat.read(path, as_version=4)
+
+
 @pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.name)
 def notebook(request):
-    return nbformat.read(request.param, as_version=4)
+    return read(request.param)
 
 
 def test_there_is_a_notebook():
@@ -29,11 +40,18 @@ def test_notebook_is_short_clean_and_defines_no_network_itself(notebook):
             assert "nn.Module" not in cell.source
 
 
-def test_notebook_runs_in_its_small_form(notebook, monkeypatch):
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(p, marks=pytest.mark.slow if p.name in LONG else (), id=p.name)
+        for p in NOTEBOOKS
+    ],
+)
+def test_notebook_runs_in_its_small_form(path, monkeypatch):
     monkeypatch.setenv("ZOO_TINY", "1")
     # Outside the tests' own strictness: a notebook runs as a user runs it.
     monkeypatch.delenv("JAX_NUM_CPU_DEVICES")
     client = nbclient.NotebookClient(
-        notebook, timeout=240, resources={"metadata": {"path": str(ROOT)}}
+        read(path), timeout=240, resources={"metadata": {"path": str(ROOT)}}
     )
     client.execute()

@@ -67,12 +67,14 @@ CASES = [
         "tiny,stage=retrain",
         plain={"optim": dict(name="sgd", lr=0.01)},
         low_precision={"model.dtype": "bfloat16"},
+        heavy=True,
     ),
     Case(
         "deep_k_means/digits_baselines.py",
         "tiny",
         plain={"optim": dict(name="sgd", lr=0.01)},
         low_precision={"model.dtype": "bfloat16"},
+        heavy=True,
     ),
     Case(
         "gradient_harmonization/pretrain.py",

@@ -103,6 +103,7 @@ def test_the_benchmark_of_deep_k_means_measures_its_parts(parts, root, tmp_path)
         assert noted != any(row["other"].startswith("faiss") for row in rows)
 
 
+@pytest.mark.slow
 def test_the_benchmark_of_weaknas_measures_fits_rankings_and_searches(root, tmp_path):
     pytest.importorskip("sklearn")
     table = tmp_path / "a.csv"

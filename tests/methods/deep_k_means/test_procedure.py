@@ -19,6 +19,8 @@ from zoo_jax.methods.deep_k_means.procedure import _Bench, _options
 from zoo_jax.train.mesh import make_mesh
 from zoo_jax.train.run import open_run, workdir_variables
 
+pytestmark = pytest.mark.slow  # trains and compiles for a minute
+
 
 def get_config(root, name, arg):
     path = root / "experiments" / "configs" / "deep_k_means" / f"{name}.py"

@@ -16,6 +16,8 @@ from zoo_jax.methods.deep_k_means.model import make_module
 from zoo_jax.train.mesh import make_mesh
 from zoo_jax.train.run import open_run
 
+pytestmark = pytest.mark.slow  # trains and compiles for a minute
+
 
 def get_config(root):
     path = root / "experiments" / "configs" / "deep_k_means" / "sharing_study.py"

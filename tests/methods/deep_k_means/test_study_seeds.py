@@ -17,6 +17,8 @@ from zoo_jax.methods.deep_k_means.study_seeds import Data, Schedule
 from zoo_jax.methods.deep_k_means.task import make_task
 from zoo_jax.metrics.classification import negative_log_likelihood
 
+pytestmark = pytest.mark.slow  # trains and compiles for a minute
+
 SEEDS = 3
 MODEL = dict(
     name="digits_cnn",

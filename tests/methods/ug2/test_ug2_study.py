@@ -25,6 +25,8 @@ from zoo_jax.methods.ug2.study_report import (
     summarise,
 )
 
+pytestmark = pytest.mark.slow  # trains and compiles for a minute
+
 CONFIGS = pathlib.Path(__file__).resolve().parents[3] / "experiments/configs/ug2"
 
 
