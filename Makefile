@@ -29,7 +29,7 @@ run: $(STAMP)
 
 # pytest comes last: its closing line is what a CI reads.
 test: lint
-	@$(BIN)/python -m pytest -q --doctest-modules zoo_jax experiments/_report tests/conftest.py
+	@$(BIN)/python -m pytest -q -n $(JOBS) --doctest-modules zoo_jax experiments/_report tests/conftest.py
 	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not slow and not network and not gpu" $(PYTEST)
 
 lint: $(STAMP)

@@ -35,6 +35,7 @@ def check(shared, column, runs, budget):
     assert (abs(ours.mean(axis=0) - mean) < 3 * combined).all()
 
 
+@pytest.mark.slow  # twelve searches
 def test_few_runs_follow_the_published_curve(shared):
     check(shared, DATA_SETS.index("cifar100"), runs=12, budget=50)
 
