@@ -14,7 +14,8 @@ from experiments.configs.deblurgan_v2 import gopro_mobilenet
 
 
 def get_config(arg=None):
-    if "tiny" in (arg or "").split(","):  # a gradient for each term of the pyramid compiles long
+    # A gradient for each term of the pyramid compiles long.
+    if "tiny" in (arg or "").split(","):
         arg += ",generator=plain_residual,critics=patch"
     c = gopro_mobilenet.get_config(arg)
     c.optim.generator.realign = dict(rule="pcgrad", level="batch")
