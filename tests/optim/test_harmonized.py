@@ -1,5 +1,6 @@
 """Harmonized gradients against gradients of which every example has its own parameters."""
 
+import dataclasses
 import functools
 import re
 
@@ -145,6 +146,23 @@ def test_the_embedding_level_compares_cotangents_of_the_video_feature():
     weights = pcgrad(gram_of({"h": np.swapaxes(cotangents(), 0, 1)}, ["h"]))
     grads = gradient("embedding")(owned, batch, STEP)[0]
     close(grads["backbone"], by_hand(raw, weights, np.ones(SIZE)))
+
+
+@pytest.mark.parametrize("rule", ["pcgrad", "mgda"])
+def test_the_embedding_level_is_the_same_for_towers_that_cannot_be_tapped(rule):
+    owned, batch, _ = problem()
+    # With a large second term the least norm gives many examples' first one all the weight.
+    weights = {"video_text": 50.0 if rule == "mgda" else 0.5}
+    tapped = toys.make(level="embedding", rule=rule, gamma=-0.5, weights=weights)
+    functions = {n: lambda *a, t=t: t(*a) for n, t in tapped.towers.items()}
+    plain = dataclasses.replace(tapped, towers=functions)
+    one, other = (toys.run(h)(owned, batch, STEP) for h in (tapped, plain))
+    assert 0 < one[2]["dropped"] < SIZE
+    assert one[2] == other[2]
+    for name, leaf in named_leaves(one[0]).items():
+        np.testing.assert_allclose(
+            leaf, named_leaves(other[0])[name], rtol=1e-5, atol=5e-6, err_msg=name
+        )
 
 
 @pytest.mark.parametrize("name", ["two_pass", "ghost"])

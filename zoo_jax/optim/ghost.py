@@ -45,11 +45,19 @@ class Traced(NamedTuple):
 
     features: Array  # [b, ...]
     taps: dict[str, Any]  # call -> its Tap, [b, ...]
-    pull: Callable[[Array], tuple[dict[str, Array], dict[str, Array]]]
-    # cotangent of the features -> (gradients of the copies, cotangents of the outputs by call)
-    pull_all: Callable[
-        [Array], dict[str, Array]
-    ]  # -> gradients of the parameters, by name
+    pull: Callable[[Array], "Pulled"]  # takes a cotangent of the features
+
+
+class Pulled(NamedTuple):
+    """What one backward pass of a tower leaves behind."""
+
+    whole: dict[str, Array]  # parameter -> its gradient, but for copied ones
+    copies: dict[str, Float[Array, "b ..."]]  # copied one -> gradient of each example
+    outputs: dict[str, Float[Array, "b ..."]]  # call -> cotangent of its outputs
+
+    def gradients(self) -> dict[str, Array]:
+        """Of all parameters, by name."""
+        return self.whole | {n: jnp.sum(g, 0) for n, g in self.copies.items()}
 
 
 def trace(
@@ -99,13 +107,11 @@ def trace(
     }
     features, pull, taps = jax.vjp(run, params, copies, probes, has_aux=True)
 
-    def pull_all(cotangent):
-        whole, of_copies, _ = pull(cotangent)
-        whole = named_leaves(whole)
-        return whole | {n: whole[n] + jnp.sum(g, 0) for n, g in of_copies.items()}
+    def pulled(cotangent):
+        whole, of_copies, outputs = pull(cotangent)
+        return Pulled(named_leaves(whole), of_copies, outputs)
 
-    taps = {call: taps[call] for call in calls}
-    return Traced(features, taps, lambda c: pull(c)[1:], pull_all)
+    return Traced(features, {call: taps[call] for call in calls}, pulled)
 
 
 class Collected(NamedTuple):
@@ -113,6 +119,7 @@ class Collected(NamedTuple):
 
     uses: dict[str, list[Use]]  # layer -> its calls
     copies: list[dict[str, Array]]  # term -> leaf -> gradient of each example
+    whole: list[dict[str, Array]]  # term -> leaf that is not copied -> gradient
 
 
 def collect(
@@ -126,19 +133,22 @@ def collect(
     """
     uses: dict[str, list[Use]] = {}
     copies: list[dict[str, Array]] = [{} for _ in cotangents]
+    whole: list[dict[str, Array]] = [{} for _ in cotangents]
     for name, tower in traced.items():
         outputs = {}
         for k, of_features in enumerate(cotangents):
             if name in of_features:
-                own, outputs[k] = tower.pull(of_features[name])
-                for leaf, g in own.items():
-                    copies[k][leaf] = copies[k].get(leaf, 0.0) + g
+                found = tower.pull(of_features[name])
+                outputs[k] = found.outputs
+                for to, grads in ((copies, found.copies), (whole, found.whole)):
+                    for leaf, g in grads.items():
+                        to[k][leaf] = to[k].get(leaf, 0.0) + g
         for call, tap in tower.taps.items():
-            found = {k: _tokens(c[call], 1) for k, c in outputs.items()}
+            of_terms = {k: _tokens(c[call], 1) for k, c in outputs.items()}
             width = int(jnp.issubdtype(tap.inputs.dtype, jnp.inexact))
-            use = Use(_tokens(tap.inputs, width), found)
+            use = Use(_tokens(tap.inputs, width), of_terms)
             uses.setdefault(_layer(call), []).append(use)
-    return Collected(uses, copies)
+    return Collected(uses, copies, whole)
 
 
 def gram(

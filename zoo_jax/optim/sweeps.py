@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from zoo_jax.core.errors import ConfigError
 from zoo_jax.core.tree import named_leaves
 from zoo_jax.core.types import Params
 from zoo_jax.optim import ghost
@@ -27,13 +28,28 @@ Pull = Callable[[Array], Mapping[str, Array]]
 
 
 def by_embedding(cut: Cut) -> Sweep:
-    """Products of the cotangents of features that several terms read. One backward pass."""
-    features, pulls = _forward(cut)
+    """Products of the cotangents of features that several terms read. One backward pass.
+
+    A tower that one term reads may have parameters of its own beside shared ones, and these have
+    other weights. It still goes back once where its layers can be tapped: with the weights of the
+    shared ones, and the gradients of its own are divided by these, example by example.
+    """
+    traced = _traced(cut)
+    features, pulls = _forward(cut, but=traced)
+    features |= {name: tower.features for name, tower in traced.items()}
     several = [name for name in cut.towers if len(cut.terms(name)) >= 2]
 
     def measure(cotangents: Cotangents):
         gram = _filled(gram_of(cotangents, several), cut)
-        return gram, lambda found: _pull_all(cut, pulls, cotangents, found)
+
+        def combine(found: Coefficients) -> Params:
+            out = _pull(cut, pulls, cotangents, found)
+            if traced:
+                for name, g in _pull_traced(cut, traced, cotangents, found).items():
+                    out[name] = out.get(name, 0.0) + g
+            return zeros_of(cut.params, out)
+
+        return gram, combine
 
     return features, measure
 
@@ -82,7 +98,7 @@ def by_ghost(cut: Cut, *, chunk: int = 0) -> Sweep:
         tower = cut.towers[name]
         traced[name] = ghost.trace(tower, cut.params, cut.batch, cut.keys, names=names)
         features[name] = traced[name].features
-        pulls[name] = traced[name].pull_all
+        pulls[name] = lambda c, tower=traced[name]: tower.pull(c).gradients()
 
     def measure(cotangents: Cotangents):
         collected = ghost.collect(traced, cotangents)
@@ -167,6 +183,51 @@ def _forward(cut: Cut, but: Any = ()) -> tuple[dict[str, Array], dict[str, Pull]
             )
             pulls[name] = lambda c, pull=pull: named_leaves(pull(c)[0])
     return features, pulls
+
+
+def _traced(cut: Cut) -> dict[str, ghost.Traced]:
+    """The towers of one term with shared and own parameters, ready for `_pull_traced`."""
+    traced = {}
+    for name, tower in cut.towers.items():
+        own = cut.leaves[name] - cut.shared
+        mixed = bool(own) and own != cut.leaves[name]
+        if mixed and len(cut.terms(name)) == 1 and hasattr(tower, "tapped"):
+            try:
+                traced[name] = ghost.trace(
+                    tower, cut.params, cut.batch, cut.keys, names=own
+                )
+            except ConfigError:
+                continue  # a large parameter outside tapped layers: goes back twice
+    return traced
+
+
+def _pull_traced(
+    cut: Cut,
+    traced: Mapping[str, ghost.Traced],
+    cotangents: Cotangents,
+    found: Coefficients,
+) -> dict[str, Array]:
+    single = found.single[:, None]
+    # Nothing can be divided by 0. What takes its place is lost in rounding, and a power of two
+    # costs no digits.
+    floor = 2.0**-24 * single
+    gone = jnp.abs(found.shared) < jnp.abs(floor)
+    weights = jnp.where(gone, floor, found.shared)
+    scaled: Cotangents = [
+        {
+            name: _times(weights[:, k], c).astype(c.dtype)
+            for name, c in of_towers.items()
+            if name in traced
+        }
+        for k, of_towers in enumerate(cotangents)
+    ]
+    collected = ghost.collect(traced, scaled)
+    own = jnp.where(weights != 0, single / jnp.where(weights != 0, weights, 1.0), 0.0)
+    out = ghost.combine(collected, cut.params, lambda _: own)
+    for grads in collected.whole:
+        for name in sorted(cut.shared & grads.keys()):
+            out[name] = out.get(name, 0.0) + grads[name]
+    return out
 
 
 def _pull_all(cut: Cut, pulls, cotangents, found: Coefficients) -> Params:
