@@ -1,5 +1,6 @@
 """A network of ours beside the same one in PyTorch: equal weights, compared, then timed in turn."""
 
+import copy
 import io
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -131,12 +132,13 @@ def training_row(
 
     step = jax.jit(step, donate_argnums=(0, 1, 2))
     image, wanted = jax.device_put((x, truth))
-    copy = jax.tree.map(jnp.copy, (params, statistics))
-    state = [(*copy, tx.init(params))]
+    ours_first = jax.tree.map(jnp.copy, (params, statistics))
+    state = [(*ours_first, tx.init(params))]
 
     def ours(_: int) -> None:
         state[0] = jax.block_until_ready(step(*state[0], image, wanted))
 
+    theirs = copy.deepcopy(theirs)  # as `state` is: others compare the two after this
     optimiser = torch.optim.Adam(theirs.parameters(), 1e-4)
     planes, wanted_planes = _planes(x), _planes(truth)
 
