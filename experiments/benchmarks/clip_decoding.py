@@ -22,7 +22,7 @@ import numpy as np
 from absl import flags
 
 from experiments import common
-from experiments.benchmarks.side_by_side import Measured, Row, show, store
+from experiments.benchmarks.side_by_side import Measured, Row, publish
 from zoo_jax.data.clip_manifest import write_manifest
 from zoo_jax.data.clip_shards import Form, prepare_clips
 from zoo_jax.data.clips import Clips
@@ -42,14 +42,13 @@ def main(argv: Sequence[str]) -> None:
     """Measures, prints one table and stores it."""
     del argv
     rows = list(_rows(_ROUNDS.value, tiny=_TINY.value))
-    show(rows)
-    from zoo_jax.train.mesh import make_mesh
-    from zoo_jax.train.run import run_facts
-
-    facts = run_facts(make_mesh(1))
-    about = {key: facts[key] for key in ("hardware", "revision")}
-    about |= {"cores": 1, "rounds": _ROUNDS.value}
-    store(rows, about, json=_JSON.value, csv_file=_CSV.value)
+    publish(
+        rows,
+        json=_JSON.value,
+        csv_file=_CSV.value,
+        cores=1,
+        rounds=_ROUNDS.value,
+    )
 
 
 def _rows(rounds: int, *, tiny: bool) -> Iterator[Row]:

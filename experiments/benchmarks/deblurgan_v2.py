@@ -28,8 +28,7 @@ from experiments.benchmarks.side_by_side import (
     Setting,
     gemm_rate,
     on_cores,
-    show,
-    store,
+    publish,
 )
 from zoo_jax.core.errors import ZooError
 from zoo_jax.methods.deblurgan_v2.cost import generator_macs
@@ -52,14 +51,13 @@ def main(argv: Sequence[str]) -> None:
     with on_cores(setting.cores):
         rate = gemm_rate(64 if setting.tiny else 2048)
         rows = list(_rows(setting, rate))
-    show(rows)
-    from zoo_jax.train.mesh import make_mesh
-    from zoo_jax.train.run import run_facts
-
-    facts = run_facts(make_mesh(1))
-    about = {key: facts[key] for key in ("hardware", "revision")}
-    about |= {"cores": setting.cores, "rounds": setting.rounds}
-    store(rows, about, json=_JSON.value, csv_file=_CSV.value)
+    publish(
+        rows,
+        json=_JSON.value,
+        csv_file=_CSV.value,
+        cores=setting.cores,
+        rounds=setting.rounds,
+    )
 
 
 def _rows(setting: Setting, rate: float) -> Iterator[Row]:

@@ -37,8 +37,7 @@ from experiments.benchmarks.side_by_side import (
     gemm_rate,
     in_turn,
     on_cores,
-    show,
-    store,
+    publish,
 )
 from zoo_jax.core import rng
 from zoo_jax.core.errors import ConfigError, closest
@@ -73,18 +72,13 @@ def main(argv: Sequence[str]) -> None:
             rows += kmeans_rows(setting, rate)
         if "files" in _PARTS.value:
             rows += file_rows(setting)
-    show(rows)
-    from zoo_jax.train.mesh import make_mesh
-    from zoo_jax.train.run import run_facts
-
-    facts = run_facts(make_mesh(1))
-    facts = {
-        "cores": setting.cores,
-        "rounds": setting.rounds,
-        "hardware": facts["hardware"],
-        "revision": facts["revision"],
-    }
-    store(rows, facts, json=_JSON.value, csv_file=_CSV.value)
+    publish(
+        rows,
+        json=_JSON.value,
+        csv_file=_CSV.value,
+        cores=setting.cores,
+        rounds=setting.rounds,
+    )
 
 
 def regulariser_rows(setting: Setting, rate: float) -> Iterator[Row]:

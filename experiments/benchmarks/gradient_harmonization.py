@@ -34,8 +34,7 @@ from experiments.benchmarks.side_by_side import (
     Setting,
     in_turn,
     on_cores,
-    show,
-    store,
+    publish,
 )
 from zoo_jax.core.errors import ConfigError, ZooError, closest
 from zoo_jax.optim.harmonized import Harmonizer
@@ -78,14 +77,13 @@ def main(argv: Sequence[str]) -> None:
     setting = Setting(_ROUNDS.value, _CORES.value, _TINY.value)
     with on_cores(setting.cores):
         rows = [row for name in _PARTS.value for row in parts[name](setting)]
-    show(rows)
-    from zoo_jax.train.mesh import make_mesh
-    from zoo_jax.train.run import run_facts
-
-    facts = run_facts(make_mesh(1))
-    about = {key: facts[key] for key in ("hardware", "revision")}
-    about |= {"cores": setting.cores, "rounds": setting.rounds}
-    store(rows, about, json=_JSON.value, csv_file=_CSV.value)
+    publish(
+        rows,
+        json=_JSON.value,
+        csv_file=_CSV.value,
+        cores=setting.cores,
+        rounds=setting.rounds,
+    )
 
 
 def _aggregate(setting: Setting) -> Iterator[Row]:

@@ -31,8 +31,7 @@ from experiments.benchmarks.side_by_side import (
     gemm_rate,
     in_turn,
     on_cores,
-    show,
-    store,
+    publish,
 )
 from zoo_jax.core.errors import ConfigError, ZooError, closest
 from zoo_jax.metrics.cost import count_macs
@@ -61,14 +60,13 @@ def main(argv: Sequence[str]) -> None:
             rows += _networks(setting, gemm_rate(64 if setting.tiny else 2048))
         if "images" in _PARTS.value:
             rows += [*_clahe(setting), _niqe(setting)]
-    show(rows)
-    from zoo_jax.train.mesh import make_mesh
-    from zoo_jax.train.run import run_facts
-
-    facts = run_facts(make_mesh(1))
-    about = {key: facts[key] for key in ("hardware", "revision")}
-    about |= {"cores": setting.cores, "rounds": setting.rounds}
-    store(rows, about, json=_JSON.value, csv_file=_CSV.value)
+    publish(
+        rows,
+        json=_JSON.value,
+        csv_file=_CSV.value,
+        cores=setting.cores,
+        rounds=setting.rounds,
+    )
 
 
 def _networks(setting: Setting, rate: float) -> Iterator[Row]:

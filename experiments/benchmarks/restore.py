@@ -28,7 +28,7 @@ from absl import flags, logging
 from PIL import Image
 
 from experiments import common
-from experiments.benchmarks.side_by_side import Measured, Row, show, store
+from experiments.benchmarks.side_by_side import Measured, Row, publish
 from zoo_jax import models
 from zoo_jax.convert import write_weights
 from zoo_jax.core.errors import ZooError
@@ -58,14 +58,12 @@ def main(argv: Sequence[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         rows = list(_memory(pathlib.Path(folder), _ROUNDS.value, tiny=_TINY.value))
     rows += _tiles(tiny=_TINY.value)
-    show(rows)
-    from zoo_jax.train.mesh import make_mesh
-    from zoo_jax.train.run import run_facts
-
-    facts = run_facts(make_mesh(1))
-    about = {key: facts[key] for key in ("hardware", "revision")}
-    about |= {"rounds": _ROUNDS.value}
-    store(rows, about, json=_JSON.value, csv_file=_CSV.value)
+    publish(
+        rows,
+        json=_JSON.value,
+        csv_file=_CSV.value,
+        rounds=_ROUNDS.value,
+    )
 
 
 # --- memory and time ------------------------------------------------------------------------

@@ -119,6 +119,24 @@ def gemm_rate(size: int = 1024) -> float:
     return size**3 / times["matrix product"][0].least
 
 
+def publish(
+    rows: Sequence[Row],
+    *,
+    json: str | None = None,
+    csv_file: str | None = None,
+    **setting: Any,
+) -> None:
+    """Prints the rows and writes them, each with the hardware, the revision and `setting`."""
+    show(rows)
+    # Here, because a jax device must not be used before `on_cores`.
+    from zoo_jax.train.mesh import make_mesh
+    from zoo_jax.train.run import run_facts
+
+    facts = run_facts(make_mesh(1))
+    about = {key: facts[key] for key in ("hardware", "revision")}
+    store(rows, about | setting, json=json, csv_file=csv_file)
+
+
 def show(rows: Sequence[Row]) -> None:
     """Prints the table."""
     head = ("what", "ours", "instead", "theirs", "ratio", "limit", "remark")

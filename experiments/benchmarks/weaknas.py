@@ -32,8 +32,7 @@ from experiments.benchmarks.side_by_side import (
     gemm_rate,
     in_turn,
     on_cores,
-    show,
-    store,
+    publish,
 )
 from zoo_jax.core.rng import make_key
 from zoo_jax.methods.weaknas.spaces import open_pool
@@ -61,14 +60,13 @@ def main(argv: Sequence[str]) -> None:
     with on_cores(setting.cores):
         rate = gemm_rate(64 if setting.tiny else 2048)
         rows = [row for w in widths for row in width_rows(w, setting, rate)]
-    show(rows)
-    from zoo_jax.train.mesh import make_mesh
-    from zoo_jax.train.run import run_facts
-
-    facts = run_facts(make_mesh(1))
-    about = {key: facts[key] for key in ("hardware", "revision")}
-    about |= {"cores": setting.cores, "rounds": setting.rounds}
-    store(rows, about, json=_JSON.value, csv_file=_CSV.value)
+    publish(
+        rows,
+        json=_JSON.value,
+        csv_file=_CSV.value,
+        cores=setting.cores,
+        rounds=setting.rounds,
+    )
 
 
 def width_rows(width: int, setting: Setting, rate: float) -> Iterator[Row]:
