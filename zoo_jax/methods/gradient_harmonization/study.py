@@ -69,7 +69,8 @@ def harmonization_study(
 
     Returns:
       ``"<arm>/<metric>"``, the mean over seeds, with ``..._std`` and ``..._seeds``, and
-      ``..._gain`` over the baseline with ``..._gain_low`` and ``..._gain_high``, its 95 % interval.
+      ``..._gain`` over the baseline with ``..._gain_low`` and ``..._gain_high``, its 95 % interval
+      (and the ``..._seeds`` of each).
 
     Raises:
       ConfigError: for sections that do not fit.
@@ -92,9 +93,12 @@ def harmonization_study(
     out = {}
     for row in rows:
         for metric in (k for k in row if f"{k}_seeds" in row):
+            name = f"{row['arm']}/{metric}"
             for end in ("", "_std", "_seeds", "_gain", "_gain_low", "_gain_high"):
                 if f"{metric}{end}" in row:
-                    out[f"{row['arm']}/{metric}{end}"] = row[f"{metric}{end}"]
+                    out[f"{name}{end}"] = row[f"{metric}{end}"]
+                if "_gain" in end:
+                    out[f"{name}{end}_seeds"] = row[f"{metric}_seeds"]
     return out
 
 
