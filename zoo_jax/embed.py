@@ -120,6 +120,7 @@ class Embedder:
         if self.vocabulary is None:
             raise ConfigError(
                 "sentences need the words that the model was trained with: give --vocabulary"
+                " (docs/embed.md says how to write the file)"
             )
         if not self.vocabulary.knows(text):
             raise DataError(f"{text!r}: the vocabulary has none of its words")

@@ -13,7 +13,7 @@ NOTEBOOKS = sorted((ROOT / "colabs").glob("*.ipynb"))
 # Each trains for a minute or more; the others run every time.
 LONG = (
     *("deblurgan_v2.ipynb", "deep_k_means.ipynb"),
-    *("gradient_harmonization.ipynb", "u_said.ipynb"),
+    "gradient_harmonization.ipynb",
 )
 
 
