@@ -8,13 +8,8 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "colabs").glob("*.ipynb"))
-
-
 # Each trains for a minute or more; the others run every time.
-LONG = (
-    *("deblurgan_v2.ipynb", "deep_k_means.ipynb"),
-    "gradient_harmonization.ipynb",
-)
+LONG = ("deblurgan_v2.ipynb", "deep_k_means.ipynb", "gradient_harmonization.ipynb")
 
 
 def read(path):

@@ -42,9 +42,9 @@ def test_config_is_a_record(name):
 # Every file can run; these do so each time, at least one of each method, the others with the slow
 # tests: compiling their programs takes longer than all else.
 QUICK = (
-    "deblurgan_v2/evaluate.py",
-    *("deep_k_means/digits_cnn.py", "deep_k_means/mnist5k_cnn.py"),
-    *("gradient_harmonization/pretrain.py", "u_said/photos.py", "u_said/published.py"),
+    *("deblurgan_v2/evaluate.py", "deep_k_means/digits_cnn.py"),
+    *("deep_k_means/mnist5k_cnn.py", "gradient_harmonization/pretrain.py"),
+    *("u_said/photos.py", "u_said/published.py"),
     *("ug2/srnet.py", "weaknas/nas_bench_graph.py"),
 )
 RUNS = [
