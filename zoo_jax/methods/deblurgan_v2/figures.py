@@ -22,6 +22,9 @@ def draw_trade_off(rows: Sequence[Mapping[str, Any]]) -> Any:
     streams = list(dict.fromkeys(row["stream"] for row in rows))
     figure = Figure(figsize=(3.6 * len(streams), 3.4), layout="constrained")
     panels = figure.subplots(1, len(streams), squeeze=False)[0]
+    costs = [row["gmacs"] for row in rows if row["gmacs"]]
+    # Labels of a logarithmic axis overlap where it holds less than a decade or so.
+    spread = bool(costs) and max(costs) > 3 * min(costs)
     for ax, stream in zip(panels, streams, strict=True):
         for row in (row for row in rows if row["stream"] == stream):
             if not row["gmacs"]:
@@ -31,7 +34,10 @@ def draw_trade_off(rows: Sequence[Mapping[str, Any]]) -> Any:
             ax.errorbar(*at, yerr=row["psnr_std"], fmt="o", capsize=3)
             offset = {"xytext": (5, 5), "textcoords": "offset points"}
             ax.annotate(row["arm"], at, fontsize=8, **offset)
-        ax.set_xscale("log")
+        if spread:
+            ax.set_xscale("log")
+        else:
+            ax.locator_params(axis="x", nbins=5)
         ax.margins(x=0.3, y=0.15)
         ax.set_title(stream)
         ax.set_xlabel("multiply-adds of 256x256 (10⁹)")
