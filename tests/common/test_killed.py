@@ -17,7 +17,7 @@ from fault_harness import differences
 from zoo_jax.core.tree import named_leaves
 from zoo_jax.train.checkpoint import read_checkpoint
 
-ROOT = pathlib.Path(__file__).resolve().parents[3]
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "experiments" / "configs"
 # Config -> parts of the state that must be in what is compared.
 CASES = {
