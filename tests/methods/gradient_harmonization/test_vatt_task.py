@@ -110,11 +110,19 @@ def test_without_gate_and_rule_every_level_is_plain_training():
 
 
 def test_devices_agree_on_whole_batches_and_the_device_level_differs():
-    batch = make_batch()  # that they agree on triplets is in the battery of all methods
+    batch = make_batch()
     whole = compiled(level="batch")(batch)[0]
     assert differ(whole, compiled()(batch)[0])  # the two losses conflict here
     assert_close(compiled(devices=8, level="batch")(batch)[0], whole)
     assert differ(compiled(devices=8, level="device", groups=4)(batch)[0], whole)
+
+
+@pytest.mark.slow  # compiles long
+@pytest.mark.parametrize("statistics", ["two_pass", "ghost"])
+def test_devices_agree_on_triplets(statistics):
+    batch, options = make_batch(), dict(level="triplet", statistics=statistics)
+    alone = compiled(**options)(batch)[0]
+    assert_close(compiled(devices=8, **options)(batch)[0], alone)
 
 
 GATE = dict(level="triplet", gate=(("by", "cosine"), ("gamma", 0.99)))
