@@ -18,10 +18,12 @@ Reached: the table in zoo_jax/methods/gradient_harmonization/README.md. Cost: se
 
   C=experiments/configs/gradient_harmonization/study.py
   python -m experiments.run --config=$C --workdir=runs/gradient_harmonization/study
+  python -m experiments.run --config=$C:steps=1200,arms=plain+realign --workdir=runs/gradient_harmonization/long
   python -m experiments.tour --method=gradient_harmonization
 """
 
 from zoo_jax.core.config import parse_arg
+from zoo_jax.core.errors import ConfigError
 from zoo_jax.train.settings import base_config
 
 FRAMES, SIZE, RATE = 8, 24, 16_000
@@ -30,7 +32,9 @@ SHARE, DROP = 0.5, 0.4  # wrong partners; dropped by the gates
 
 
 def get_config(arg=None):
-    opt = parse_arg(arg, tiny=False, tour=False, seeds=SEEDS, steps=STEPS, seed=0)
+    opt = parse_arg(
+        arg, tiny=False, tour=False, seeds=SEEDS, steps=STEPS, arms="", seed=0
+    )
     c = base_config(
         task="gradient_harmonization", procedure="harmonization_study", seed=opt.seed
     )
@@ -77,6 +81,14 @@ def get_config(arg=None):
         oracle_drop=dict(harmonize=dict(gate=dict(by="oracle"))),
         plain_macs=dict(macs_of="realign"),
     )
+    if opt.arms:
+        names = opt.arms.split("+")
+        unknown = [name for name in names if name not in c.arms]
+        if unknown or "plain" not in names:
+            raise ConfigError(
+                f"arms={opt.arms!r}: plain and any of {', '.join(c.arms)}, joined by +"
+            )
+        c.arms = {name: c.arms[name] for name in names}
     words = dict(
         name="grid_words", split="train", frames=FRAMES, size=SIZE, audio_rate=RATE
     )
@@ -106,7 +118,7 @@ def get_config(arg=None):
         conflicts="conflicts",
         batches=6,
         ridge=0.01,
-        shown=["plain", "realign"],
+        shown=[arm for arm in ("plain", "realign") if arm in c.arms],
     )
     if opt.tour:
         make_tour(c)
