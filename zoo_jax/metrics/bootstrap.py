@@ -108,10 +108,17 @@ def paired_interval(
     rng = np.random.RandomState(0)
     groups = np.asarray(list(groups), dtype=object)
     members = [np.flatnonzero(groups == g) for g in dict.fromkeys(groups.tolist())]
+    single = all(len(m) == 1 for m in members)  # then a group is a picture
     means = np.empty(resamples)
     for k in range(resamples):
-        drawn = [members[i] for i in rng.randint(len(members), size=len(members))]
-        at = np.concatenate([m[rng.randint(len(m), size=len(m))] for m in drawn])
+        drawn = rng.randint(len(members), size=len(members))
+        if single:
+            at = drawn
+        else:
+            of_groups = [members[i] for i in drawn]
+            at = np.concatenate(
+                [m[rng.randint(len(m), size=len(m))] for m in of_groups]
+            )
         a = values[rng.randint(len(values), size=len(values))][:, at]
         b = baseline[rng.randint(len(baseline), size=len(baseline))][:, at]
         means[k] = a.mean() - b.mean()
