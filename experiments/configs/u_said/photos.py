@@ -33,7 +33,7 @@ def get_config(arg=None):
     )
     runs = opt.runs or ("runs/tour/u_said" if opt.tour else "runs/photos")
     c = base_config(task="u_said", seed=opt.seed, steps=1)
-    c.steps = {"pretrain": 400, "finetune": 120, "denoise": 1}[opt.stage]
+    c.steps = {"pretrain": 250, "finetune": 80, "denoise": 1}[opt.stage]
     c.init_from = f"{runs}/pretrain" if opt.stage == "finetune" else ""
     c.model = dict(name="dncnn", depth=8, features=32, channels=3, dtype="float32")
     # Random and frozen. At this size the published deviation of the head, 0.01, makes an answer
